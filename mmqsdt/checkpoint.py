@@ -1,0 +1,130 @@
+"""Reading checkpoints: safely, and never with silent misses."""
+
+import argparse
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from mmengine.fileio import get_local_path
+from mmengine.logging import HistoryBuffer, print_log
+from torch import Tensor, nn
+
+from .convert import convert_reference_checkpoint, is_reference_checkpoint
+
+
+def load_state_dict(path: str) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint without unpickling code.
+
+    Args:
+        path (str): A .pth of mmengine or of the authors (their
+            argparse.Namespace is tolerated), a plain state dict, or a
+            .safetensors file; local, or any back end of mmengine's fileio.
+
+    Returns:
+        dict[str, Tensor]: The model's state dict, as it is in the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, holds no tensors, or asks to
+            execute code.
+    """
+    with get_local_path(str(path)) as local:
+        if not Path(local).is_file():
+            raise FileNotFoundError(f'no checkpoint at {path}')
+        if str(path).endswith('.safetensors'):
+            from safetensors.torch import load_file
+            return load_file(local)
+        try:
+            with torch.serialization.safe_globals(
+                    safe_checkpoint_classes()):
+                content = torch.load(
+                    local, map_location='cpu', weights_only=True)
+        except UnpicklingError as error:
+            raise ValueError(
+                f'{path} is not a checkpoint that can be loaded safely: it '
+                'is damaged or holds objects other than tensors and plain '
+                f'data ({str(error).splitlines()[0]})') from error
+        except (RuntimeError, EOFError, OSError) as error:
+            raise ValueError(f'{path} is damaged or no checkpoint: '
+                             f'{str(error).splitlines()[0]}') from error
+    for key in ('state_dict', 'model'):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict):
+        content = {}
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise ValueError(f'{path} holds no state dict')
+    return tensors
+
+
+def safe_checkpoint_classes() -> list:
+    """Plain-data classes that honest checkpoints hold beside tensors."""
+    import numpy as np
+    reconstruct = np.array(0).__reduce__()[0]
+    dtypes = [type(np.dtype(t)) for t in (float, 'f4', int, 'i4', bool, 'u1')]
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        argparse.Namespace, HistoryBuffer, reconstruct, scalar, np.ndarray,
+        np.dtype, *dtypes
+    ]
+
+
+def load_pretrained(module: nn.Module,
+                    path: str,
+                    prefix: str | None = None) -> None:
+    """Load a checkpoint into a module and say how many keys matched.
+
+    Step sizes that the checkpoint lacks are derived from its float weights.
+
+    Args:
+        module (nn.Module): Filled in place, e.g. a backbone.
+        path (str): See :func:`load_state_dict`. The authors' key names are
+            converted.
+        prefix (str, optional): Part of the checkpoint to take; None takes
+            'backbone.' if there is such a part, else everything.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If no key matches, or shapes differ.
+    """
+    state_dict = load_state_dict(path)
+    if is_reference_checkpoint(state_dict):
+        state_dict = convert_reference_checkpoint(state_dict)
+    if prefix is None:
+        has_backbone = any(k.startswith('backbone.') for k in state_dict)
+        prefix = 'backbone.' if has_backbone else ''
+    elif prefix and not prefix.endswith('.'):
+        prefix += '.'
+    state_dict = {
+        k[len(prefix):]: v
+        for k, v in state_dict.items() if k.startswith(prefix)
+    }
+    own = module.state_dict()
+    matched = own.keys() & state_dict.keys()
+    name = type(module).__name__
+    if not matched:
+        raise ValueError(
+            f'no key of {path} (prefix {prefix!r}) matches {name}; expected '
+            f'keys such as {next(iter(own))!r}, found '
+            f'{next(iter(state_dict), "none")!r}')
+    shapes = [
+        f'{k}: {tuple(state_dict[k].shape)} in the file, '
+        f'{tuple(own[k].shape)} in the model' for k in sorted(matched)
+        if state_dict[k].shape != own[k].shape
+    ]
+    if shapes:
+        raise ValueError(f'{path} was made with another arch than this '
+                         f'{name} ({len(shapes)} shapes differ). First: '
+                         f'{shapes[0]}')
+    missing, unexpected = module.load_state_dict(state_dict, strict=False)
+    derived = own.keys() - matched - set(missing)
+    message = f'{name}: {len(matched)} of {len(own)} keys loaded from {path}'
+    if derived:
+        message += f'; {len(derived)} step sizes derived from float weights'
+    if missing:
+        message += f'; MISSING {len(missing)}, e.g. {missing[0]}'
+    if unexpected:
+        message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
+    print_log(message, logger='current')

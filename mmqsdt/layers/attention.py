@@ -1,0 +1,95 @@
+"""Q-SDSA: quantised spike-driven self-attention."""
+
+import torch
+from torch import Tensor, nn
+
+from .ie_lif import IELIF, build_neuron
+from .rep_conv import RepConv
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """scale * q (k^T v), k^T v first: the cost is linear in the tokens N.
+
+    Sums run in float32 even under autocast, where they stay exact for spikes.
+
+    Args:
+        q, k, v (Tensor): (B, heads, d, N), tokens last.
+        scale (float): Factor of the result.
+
+    Returns:
+        Tensor: (B, heads, d, N).
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        if q.dtype in (torch.float16, torch.bfloat16):
+            q, k, v = q.float(), k.float(), v.float()
+        kv = v @ k.transpose(-2, -1)  # (B, heads, d of v, d of k)
+        return kv @ q * scale
+
+
+class SpikeAttention(nn.Module):
+    r"""Quantised spike-driven self-attention, without softmax.
+
+    .. math::
+
+        q, k, v &= neuron(BN(RepConv(neuron(x)))) \\
+        y &= scale \cdot q (k^T v) \quad \text{for each head} \\
+        out &= BN(RepConv(neuron(y)))
+
+    An IE-LIF neuron behind attention has twice the amplitude of the others,
+    as published.
+
+    Args:
+        channels (int): C; channel c of head h is ``h * C / heads + c``.
+        num_heads (int): Heads. Defaults to 8.
+        neuron (dict): Config of the neurons.
+        weight_bits (int, optional): See :class:`LSQConv2d`. Defaults to 4.
+        time_steps (int): T. Defaults to 1.
+        scale (float): Constant, independent of d and N. Defaults to 0.25.
+
+    Shape: (T*B, C, H, W) in and out.
+
+    Raises:
+        ValueError: If the heads do not divide the channels.
+
+    Source: QSD-Transformer (arXiv 2501.13492), Q-SDSA.
+    """
+
+    def __init__(self,
+                 channels: int,
+                 num_heads: int = 8,
+                 neuron: dict = dict(type='mmqsdt.IELIF'),
+                 weight_bits: int | None = 4,
+                 time_steps: int = 1,
+                 scale: float = 0.25) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f'{channels} channels do not split into '
+                             f'{num_heads} heads')
+        self.num_heads = num_heads
+        self.scale = scale
+        self.neuron = build_neuron(neuron, time_steps)
+        for name in ('q', 'k', 'v'):
+            self.add_module(f'{name}_conv', RepConv(channels, weight_bits))
+            self.add_module(f'{name}_norm', nn.BatchNorm2d(channels))
+            self.add_module(f'{name}_neuron', build_neuron(neuron, time_steps))
+        self.attn_neuron = build_neuron(neuron, time_steps)
+        if isinstance(self.attn_neuron, IELIF):
+            self.attn_neuron.amplitude *= 2
+        self.proj_conv = RepConv(channels, weight_bits)
+        self.proj_norm = nn.BatchNorm2d(channels)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(T*B, C, H, W) -> (T*B, heads, d, N)."""
+        return x.flatten(2).unflatten(1, (self.num_heads, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape  # (T*B, C, H, W)
+        x = self.neuron(x)
+        q = self.q_neuron(self.q_norm(self.q_conv(x)))
+        k = self.k_neuron(self.k_norm(self.k_conv(x)))
+        v = self.v_neuron(self.v_norm(self.v_conv(x)))
+        y = linear_attention(
+            self.split_heads(q), self.split_heads(k), self.split_heads(v),
+            self.scale)  # (T*B, heads, d, N)
+        y = self.attn_neuron(y.reshape(size))
+        return self.proj_norm(self.proj_conv(y))

@@ -1,0 +1,208 @@
+"""Layers with learned-step-size quantised weights (LSQ)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..registry import MODELS
+
+# A learned step below this acts as if it were this: never zero or negative.
+MIN_STEP_SIZE = 1e-8
+
+
+class _QuantizeWeight(torch.autograd.Function):
+    """LSQ's fake quantisation; recomputes instead of saving intermediates."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, step: Tensor, qmin: int, qmax: int,
+                gradient_scale: float) -> Tensor:
+        ctx.save_for_backward(weight, step)
+        ctx.qmin, ctx.qmax = qmin, qmax
+        ctx.gradient_scale = gradient_scale
+        # Divide: a multiplied reciprocal would move exact ties.
+        return (weight / step).clamp_(qmin, qmax).round_().mul_(step)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        weight, step = ctx.saved_tensors
+        ratio = weight / step
+        code = ratio.clamp(ctx.qmin, ctx.qmax)
+        inside = ratio == code
+        code.round_()
+        # d(w_q)/d(step): code - ratio inside the range, the bound outside.
+        slope = torch.where(inside, code - ratio, code)
+        grad_step = (grad * slope).sum(
+            dim=tuple(range(1, grad.dim())), keepdim=True)
+        return grad * inside, grad_step * ctx.gradient_scale, None, None, None
+
+
+class LSQWeight:
+    r"""Mixin that quantises ``self.weight`` of a conv or linear layer.
+
+    .. math::
+
+        code &= round(clamp(w / s, -2^{b-1}, 2^{b-1} - 1)) \\
+        w_q &= s \cdot code
+
+    with one step size s per output channel, rounding half to even. Gradient
+    of w: straight through inside the range, 0 outside. Gradient of s:
+    code - w/s inside the range, the bound outside, summed over the channel
+    and scaled by :math:`1 / \sqrt{numel(w) (2^{b-1} - 1)}`.
+
+    The step size starts at :math:`2 mean|w| / \sqrt{2^{b-1} - 1}`. As long
+    as nobody has learned or loaded it, it follows the weights: it is derived
+    again when float weights are loaded without one, and on first use if the
+    weights were re-initialised in between.
+
+    Source: LSQ (arXiv 1902.08153), eq. 1-3 and section 2.1; the scale over
+    the whole tensor as in QSD-Transformer (arXiv 2501.13492).
+    """
+
+    def _init_quantizer(self, bits: int | None) -> None:
+        if bits not in (2, 3, 4, 8, None):
+            raise ValueError('bits must be 2, 3, 4, 8, or None for float '
+                             f'weights, got {bits!r}')
+        self.bits = bits
+        self._untouched = bits is not None
+        if bits is None:
+            self.register_parameter('step_size', None)
+            return
+        self.qmin, self.qmax = -2**(bits - 1), 2**(bits - 1) - 1
+        self.step_size = nn.Parameter(self.weight.new_empty(len(self.weight)))
+        self.register_buffer(
+            'initial_step', self.weight.new_empty(()), persistent=False)
+        self.reset_step_size()
+
+    @torch.no_grad()
+    def reset_step_size(self) -> None:
+        """Derive the step size from the current weights."""
+        mean = self.weight.abs().mean()
+        # Weights that start at zero get the scale a default init would have.
+        default = 0.5 / self.weight[0].numel()**0.5
+        mean = torch.where(mean > 0, mean, mean.new_tensor(default))
+        self.initial_step.copy_(2 * mean / self.qmax**0.5)
+        self.step_size.copy_(self.initial_step.expand_as(self.step_size))
+
+    @torch.compiler.disable
+    def settle_step_size(self) -> None:
+        """First use: follow weights that were re-initialised meanwhile."""
+        if self._untouched and not self.weight.is_meta:
+            self._untouched = False
+            if torch.equal(self.step_size.detach(),
+                           self.initial_step.expand_as(self.step_size)):
+                self.reset_step_size()
+
+    def positive_step_size(self) -> Tensor:
+        """The step size in use, (out_channels,), never below 1e-8.
+
+        The gradient passes the lower bound, so that a channel recovers.
+        """
+        value = self.step_size.detach()
+        return value.clamp(min=MIN_STEP_SIZE) + (self.step_size - value)
+
+    def quantized_weight(self) -> Tensor:
+        """w_q = s * code, of the weight's shape; w itself without bits."""
+        if self.bits is None:
+            return self.weight
+        if self._untouched:
+            self.settle_step_size()
+        step = self.positive_step_size()
+        step = step.view(-1, *[1] * (self.weight.dim() - 1))
+        scale = (self.weight.numel() * self.qmax)**-0.5
+        return _QuantizeWeight.apply(self.weight, step, self.qmin, self.qmax,
+                                     scale)
+
+    @torch.no_grad()
+    def integer_weight(self) -> Tensor:
+        """The codes, int8, of the weight's shape.
+
+        Raises:
+            ValueError: If the layer is float (bits=None).
+        """
+        if self.bits is None:
+            raise ValueError('a float layer (bits=None) has no integer codes')
+        self.settle_step_size()
+        step = self.positive_step_size().view(
+            -1, *[1] * (self.weight.dim() - 1))
+        code = (self.weight / step).clamp_(self.qmin, self.qmax).round_()
+        return code.to(torch.int8)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata,
+                              strict, missing_keys, unexpected_keys,
+                              error_msgs) -> None:
+        key = f'{prefix}step_size'
+        super()._load_from_state_dict(state_dict, prefix, local_metadata,
+                                      strict, missing_keys, unexpected_keys,
+                                      error_msgs)
+        if self.bits is None or f'{prefix}weight' not in state_dict:
+            return
+        if key in state_dict:
+            self._untouched = False
+            step = state_dict[key]
+            if not (torch.isfinite(step).all() and (step > 0).all()):
+                error_msgs.append(f'{key} must be finite and positive; the '
+                                  'checkpoint is damaged or was not trained')
+        else:  # float weights
+            if key in missing_keys:
+                missing_keys.remove(key)
+            self._untouched = True
+            self.reset_step_size()
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, bits={self.bits}'
+
+
+@MODELS.register_module()
+class LSQConv2d(LSQWeight, nn.Conv2d):
+    """``nn.Conv2d`` with LSQ-quantised weights; see :class:`LSQWeight`.
+
+    A ``conv_cfg`` for any mm module:
+    ``dict(type='mmqsdt.LSQConv2d', bits=4)``.
+
+    Args:
+        bits (int, optional): 2, 3, 4 or 8; None keeps float weights.
+            Defaults to 4.
+        *args, **kwargs: Those of ``nn.Conv2d``.
+
+    Shape: (B, C_in, H, W) in, (B, C_out, H', W') out.
+
+    Raises:
+        ValueError: For other bits.
+    """
+
+    def __init__(self, *args, bits: int | None = 4, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_quantizer(bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.quantized_weight(), self.bias)
+
+
+@MODELS.register_module()
+class LSQLinear(LSQWeight, nn.Linear):
+    """``nn.Linear`` with LSQ-quantised weights; see :class:`LSQWeight`.
+
+    Args:
+        bits (int, optional): 2, 3, 4 or 8; None keeps float weights.
+            Defaults to 4.
+        *args, **kwargs: Those of ``nn.Linear``.
+
+    Shape: (..., in_features) in, (..., out_features) out.
+
+    Raises:
+        ValueError: For other bits.
+    """
+
+    def __init__(self, *args, bits: int | None = 4, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_quantizer(bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.quantized_weight(), self.bias)
+
+
+def settle_step_sizes(module: nn.Module) -> None:
+    """Settle the step size of every LSQ layer of a model (before compile)."""
+    for layer in module.modules():
+        if isinstance(layer, LSQWeight):
+            layer.settle_step_size()

@@ -1,0 +1,3 @@
+from .backbones import ARCHS, QSDTransformer
+
+__all__ = ['ARCHS', 'QSDTransformer']

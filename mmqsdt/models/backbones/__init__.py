@@ -1,0 +1,3 @@
+from .qsd_transformer import ARCHS, QSDTransformer
+
+__all__ = ['ARCHS', 'QSDTransformer']

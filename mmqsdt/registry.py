@@ -1,0 +1,54 @@
+"""Where the names of mmqsdt meet MMPretrain, MMDetection and MMSegmentation.
+
+Every registry here is a child of mmengine's root, so a config of any
+framework reaches a class by its prefix, ``type='mmqsdt.QSDTransformer'``,
+with nothing imported by hand.
+"""
+
+from importlib import import_module
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
+from mmengine.registry import Registry
+
+# Classes that subclass a framework's own: class -> (module, framework).
+# They are imported when somebody asks for them, never before.
+FRAMEWORK_CLASSES = dict(
+    SpikeLinearClsHead=('mmqsdt.models.heads.spike_linear_cls_head',
+                        'mmpretrain'), )
+
+
+def import_framework_class(name: str) -> type:
+    """Import a class of ``FRAMEWORK_CLASSES``.
+
+    Raises:
+        ImportError: If its framework cannot be imported; names the remedy.
+    """
+    module, framework = FRAMEWORK_CLASSES[name]
+    try:
+        import_module(f'{framework}.models')
+    except ImportError as error:
+        raise ImportError(
+            f'mmqsdt.{name} builds on {framework}, which cannot be imported '
+            f'({error}). Install it: pip install "mmqsdt[all]"') from error
+    return getattr(import_module(module), name)
+
+
+class LazyRegistry(Registry):
+    """A registry that imports framework-bound classes on first use."""
+
+    def get(self, key: str) -> type | None:
+        if key.split('.')[-1] in FRAMEWORK_CLASSES:
+            import_framework_class(key.split('.')[-1])
+        return super().get(key)
+
+
+MODELS = LazyRegistry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmqsdt',
+    locations=['mmqsdt.layers', 'mmqsdt.models'])
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='mmqsdt', locations=['mmqsdt.hooks'])

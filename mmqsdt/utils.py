@@ -1,0 +1,64 @@
+"""Where the shipped configs are, and which library versions were tested."""
+
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from packaging.version import Version
+
+# distribution -> (first version tested, first version not tested).
+# The forks and the original packages share their import names.
+TESTED_VERSIONS = {
+    'torch': ('2.14', '2.15'),
+    'spikingjelly': ('2.0.0', '2.1'),
+    'onedl-mmengine': ('0.10.12', '0.11'),
+    'onedl-mmcv': ('2.3.6', '2.4'),
+    'onedl-mmdetection': ('3.5.1', '3.6'),
+    'onedl-mmsegmentation': ('1.4.2', '1.5'),
+    'onedl-mmpretrain': ('1.3.6', '1.4'),
+    'mmengine': ('0.10.7', '0.11'),
+    'mmcv': ('2.1', '2.3'),
+}
+
+
+def warn_untested_versions() -> None:
+    """Warn once, in one line, about versions outside the tested range."""
+    outside = []
+    for name, (first, end) in TESTED_VERSIONS.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        if not Version(first) <= Version(found) < Version(end):
+            outside.append(f'{name} {found} (tested: >={first},<{end})')
+    if outside:
+        warnings.warn(
+            'mmqsdt was not tested with ' + ', '.join(outside) + '. It may '
+            'work; if not, requirements.txt has a set that does.',
+            stacklevel=3)
+
+
+def get_config_path(name: str = '') -> str:
+    """Path of a config that ships with mmqsdt.
+
+    Args:
+        name (str): Such as 'det/qsdt_maskrcnn_coco.py'; empty for the
+            folder of them all.
+
+    Returns:
+        str: Absolute path, to load or to use in ``_base_``.
+
+    Raises:
+        FileNotFoundError: If there is no such config; names what there is.
+    """
+    package = Path(__file__).resolve().parent
+    root = package / 'configs'  # an installed wheel
+    if not root.is_dir():
+        root = package.parent / 'configs'  # a checkout
+    path = root / name
+    if not path.exists():
+        known = sorted(
+            str(p.relative_to(root)) for p in root.glob('[cds]*/*.py'))
+        raise FileNotFoundError(
+            f'no config {name!r}; there are: {", ".join(known)}')
+    return str(path)

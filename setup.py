@@ -1,0 +1,35 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = {}
+exec((here / 'mmqsdt/version.py').read_text(), version)
+
+cls = ['onedl-mmpretrain>=1.3.5,<2', 'torchvision>=0.20']
+det = ['onedl-mmdetection>=3.5,<4', 'torchvision>=0.20', 'pycocotools']
+seg = ['onedl-mmsegmentation>=1.4,<2', 'torchvision>=0.20']
+demo = ['scikit-learn>=1.3', 'pycocotools', 'tqdm']
+everything = sorted({*cls, *det, *seg, *demo})
+test = [*everything, 'pytest>=8', 'pytest-xdist>=3', 'ruff']
+
+setup(
+    name='mmqsdt',
+    version=version['__version__'],
+    description='Quantized Spike-driven Transformer for OpenMMLab',
+    long_description=(here / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='MIT',
+    python_requires='>=3.11',
+    packages=[
+        *find_packages(include=['mmqsdt', 'mmqsdt.*']), 'mmqsdt.configs'
+    ],
+    package_dir={'mmqsdt.configs': 'configs'},
+    package_data={'mmqsdt.configs': ['**/*.py', '**/*.yml']},
+    install_requires=[
+        'torch>=2.4', 'onedl-mmengine>=0.10.10', 'onedl-mmcv>=2.3.3',
+        'spikingjelly>=2.0.0,<3', 'numpy', 'packaging'
+    ],
+    extras_require=dict(
+        cls=cls, det=det, seg=seg, demo=demo, all=everything, test=test),
+)

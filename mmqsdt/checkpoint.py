@@ -128,3 +128,36 @@ def load_pretrained(module: nn.Module,
     if unexpected:
         message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
     print_log(message, logger='current')
+
+
+def load_for_test(model: nn.Module, path: str) -> None:
+    """Load a whole model; nothing it needs may be missing.
+
+    Args:
+        model (nn.Module): Possibly wrapped for DDP or test augmentation.
+        path (str): See :func:`load_state_dict`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, lacks keys of the model, or was
+            made by a model of other shapes.
+    """
+    while isinstance(getattr(model, 'module', None), nn.Module):
+        model = model.module
+    state_dict = load_state_dict(path)
+    own = model.state_dict()
+    missing = [k for k in own if k not in state_dict]
+    if missing:
+        raise ValueError(
+            f'{path} lacks {len(missing)} of the {len(own)} keys of this '
+            f'{type(model).__name__}, e.g. {missing[0]}: it was saved from '
+            'another config')
+    try:
+        unexpected = model.load_state_dict(state_dict, strict=False)[1]
+    except RuntimeError as error:
+        raise ValueError(f'{path} was saved from another config: '
+                         f'{str(error).splitlines()[1].strip()}') from None
+    message = f'{len(own)} of {len(own)} keys loaded from {path}'
+    if unexpected:
+        message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
+    print_log(message, logger='current')

@@ -10,7 +10,7 @@ from importlib import import_module
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 # Classes that subclass a framework's own: class -> (module, framework).
@@ -52,3 +52,8 @@ MODELS = LazyRegistry(
     locations=['mmqsdt.layers', 'mmqsdt.models'])
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmqsdt', locations=['mmqsdt.hooks'])
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper',
+    parent=MMENGINE_OPTIM_WRAPPERS,
+    scope='mmqsdt',
+    locations=['mmqsdt.amp'])

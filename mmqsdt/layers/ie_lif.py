@@ -7,28 +7,35 @@ from torch import Tensor, nn
 from ..registry import MODELS
 
 
-class _SpikeCount(torch.autograd.Function):
-    """round(clamp(u, 0, D)) with a rectangular surrogate gradient.
+class _Spike(torch.autograd.Function):
+    """a * round(clamp(H / theta, 0, D)) with a rectangular surrogate.
 
     Only the window (one byte an element) is kept for the backward pass.
     """
 
     @staticmethod
-    def forward(ctx, u: Tensor, levels: int, half_up: bool,
+    def forward(ctx, potential: Tensor, levels: int, threshold: float,
+                amplitude: float, half_up: bool,
                 closed_window: bool) -> Tensor:
+        u = potential / threshold
         if ctx.needs_input_grad[0]:
             if closed_window:
                 window = (u >= 0) & (u <= levels)
             else:
                 window = (u > 0) & (u < levels)
             ctx.save_for_backward(window)
-        count = u.clamp(0, levels)
-        return count.add_(0.5).floor_() if half_up else count.round_()
+            ctx.slope = amplitude / threshold
+        count = u.clamp_(0, levels)
+        count = count.add_(0.5).floor_() if half_up else count.round_()
+        return count.mul_(amplitude) if amplitude != 1 else count
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (window, ) = ctx.saved_tensors
-        return grad * window, None, None, None
+        grad = torch.where(window, grad, 0.)
+        if ctx.slope != 1:
+            grad = grad * ctx.slope
+        return grad, None, None, None, None, None
 
 
 class SpikingNeuron(nn.Module):
@@ -128,15 +135,17 @@ class IELIF(SpikingNeuron):
         self.rounding = rounding
         self.closed_window = closed_window
 
+    def _fire(self, potential: Tensor, amplitude: float) -> Tensor:
+        return _Spike.apply(potential, self.levels, self.threshold, amplitude,
+                            self.rounding == 'half_up', self.closed_window)
+
     def count(self, potential: Tensor) -> Tensor:
         """Integer spike counts of one time step, C = round(clamp(H/theta))."""
-        return _SpikeCount.apply(potential / self.threshold, self.levels,
-                                 self.rounding == 'half_up',
-                                 self.closed_window)
+        return self._fire(potential, 1.)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.time_steps == 1:
-            return self.count(x) * self.amplitude
+            return self._fire(x, self.amplitude)
         counts = []
         membrane = 0.
         for x_t in self.split_time(x):

@@ -21,7 +21,7 @@ from ...registry import MODELS
 # embed_dims: channels C0..C3. depths: attention blocks in all, of which
 # stage 3 takes int(0.75 depths) and stage 4 int(0.25 depths).
 ARCHS = {
-    'tiny': dict(embed_dims=(32, 64, 96, 128), depths=4),
+    'tiny': dict(embed_dims=(16, 48, 96, 128), depths=4),
     '8m': dict(embed_dims=(48, 96, 192, 256), depths=8),
     '15m': dict(embed_dims=(64, 128, 256, 360), depths=8),
     '31m': dict(embed_dims=(96, 192, 384, 480), depths=8),

@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+OUT ?= demo_out
+
+.PHONY: install test lint demo demo-cls demo-seg clean
+
+install: $(VENV)/.installed
+
+# Made once, and again only when the pinned set changes.
+$(VENV)/.installed: requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	    sys.exit(None if v >= (3, 11) else "mmqsdt needs Python >= 3.11, " \
+	    "this is %d.%d; try make PYTHON=python3.11" % v[:2])'
+	@echo "Installing into $(VENV): about three minutes, once."
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --disable-pip-version-check --no-deps -e .
+	touch $@
+
+test: install
+	$(PY) -m pytest -n 2 --dist loadfile -q
+
+lint: install
+	$(PY) -m ruff check .
+
+demo: install
+	$(PY) tools/prepare_data.py digits
+	$(PY) tools/train.py configs/det/qsdt_maskrcnn_digits.py
+	$(PY) tools/test.py configs/det/qsdt_maskrcnn_digits.py \
+	    work_dirs/qsdt_maskrcnn_digits --show-dir $(OUT)/det --show-number 12
+
+demo-cls: install
+	$(PY) tools/prepare_data.py digits
+	$(PY) tools/train.py configs/cls/qsdt_digits.py
+	$(PY) tools/test.py configs/cls/qsdt_digits.py \
+	    work_dirs/qsdt_digits --show-dir $(OUT)/cls --show-number 12
+
+demo-seg: install
+	$(PY) tools/prepare_data.py digits
+	$(PY) tools/train.py configs/seg/qsdt_fpn_digits.py
+	$(PY) tools/test.py configs/seg/qsdt_fpn_digits.py \
+	    work_dirs/qsdt_fpn_digits --show-dir $(OUT)/seg --show-number 12
+
+clean:
+	rm -rf work_dirs $(OUT) data/digits

@@ -1,0 +1,47 @@
+# Digits scenes in ADE20K format; see tools/prepare_data.py. Label 0 is
+# unlabelled, 1 the background, 2..11 the digits.
+dataset_type = 'BaseSegDataset'
+data_root = 'data/digits/seg'
+metainfo = dict(
+    classes=('background', *(str(d) for d in range(10))),
+    palette=[[60, 60, 60], [230, 25, 75], [60, 180, 75], [255, 225, 25],
+             [0, 130, 200], [245, 130, 48], [145, 30, 180], [70, 240, 240],
+             [240, 50, 230], [210, 245, 60], [250, 190, 212]])
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs')
+]
+test_pipeline = train_pipeline
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        reduce_zero_label=True,
+        data_prefix=dict(
+            img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        reduce_zero_label=True,
+        data_prefix=dict(
+            img_path='images/validation',
+            seg_map_path='annotations/validation'),
+        pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

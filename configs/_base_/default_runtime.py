@@ -1,0 +1,17 @@
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'))
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+vis_backends = [dict(type='LocalVisBackend')]
+# Brings the stand-in for mmcv's compiled ops in time when a framework's own
+# tools run this config; the names need no import.
+custom_imports = dict(imports=['mmqsdt'], allow_failed_imports=False)
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,11 @@
+# Minutes on two CPU cores; each config sets its own length.
+# 1-D parameters (norms, biases, step sizes, layer scales) take no decay.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(
+        type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    clip_grad=dict(max_norm=5., norm_type=2),
+    paramwise_cfg=dict(
+        norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
+auto_scale_lr = dict(enable=False, base_batch_size=8)
+randomness = dict(seed=0)

@@ -1,0 +1,29 @@
+# QSD-Transformer on scanned digits: minutes on two CPU cores.
+_base_ = [
+    '../_base_/models/qsdt_cls.py', '../_base_/datasets/digits_cls.py',
+    '../_base_/schedules/digits_adamw.py', '../_base_/cls_runtime.py'
+]
+epochs = 15
+model = dict(
+    data_preprocessor=dict(num_classes=10),
+    backbone=dict(arch='tiny'),
+    head=dict(num_classes=10, in_channels=128))
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=0.01,
+        by_epoch=True,
+        end=1,
+        convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        begin=1,
+        end=epochs,
+        convert_to_iter_based=True)
+]
+train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+auto_scale_lr = dict(base_batch_size=64)
+default_hooks = dict(logger=dict(interval=20))

@@ -1,0 +1,80 @@
+"""How often neurons fire."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..deploy.spikes import integer_counts, spiking_neurons
+
+
+@dataclass
+class FiringRate:
+    """What one neuron fired.
+
+    Attributes:
+        levels (int): D.
+        elements (int): Counts seen.
+        spikes (int): Their sum.
+        nonzero (int): How many of them are not zero.
+    """
+    levels: int
+    elements: int = 0
+    spikes: int = 0
+    nonzero: int = 0
+
+    @property
+    def mean_count(self) -> float:
+        """Mean spike count C of an element, 0..D."""
+        return self.spikes / max(self.elements, 1)
+
+    @property
+    def rate(self) -> float:
+        """Firing rate: mean count / D, 0..1."""
+        return self.mean_count / self.levels
+
+    @property
+    def share_nonzero(self) -> float:
+        """Share of elements that fire at all, 0..1."""
+        return self.nonzero / max(self.elements, 1)
+
+
+@contextmanager
+def recorded_firing_rates(model: nn.Module) -> Iterator[dict[str, FiringRate]]:
+    """Collect firing rates of every neuron while the model runs.
+
+    Args:
+        model (nn.Module): In float, integer or spike form.
+
+    Yields:
+        dict[str, FiringRate]: By path of the neuron, filled on the way.
+
+    Raises:
+        ValueError: If the model has no spiking neuron.
+
+    Example::
+
+        >>> with recorded_firing_rates(model) as rates:
+        ...     model(images)
+        >>> rates['backbone.stages.1.downsample.neuron'].rate
+    """
+    neurons = spiking_neurons(model)
+    if not neurons:
+        raise ValueError('not a spiking model: it has no neuron such as IELIF')
+    rates = {name: FiringRate(n.levels) for name, n in neurons.items()}
+    handles = []
+    for name, neuron in neurons.items():
+
+        def record(module, args, output, rate=rates[name]):
+            counts = integer_counts(module, output.detach())
+            rate.elements += counts.numel()
+            rate.spikes += int(counts.double().sum())
+            rate.nonzero += int(counts.count_nonzero())
+
+        handles.append(neuron.register_forward_hook(record))
+    try:
+        yield rates
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,511 @@
+"""Digits scenes: real scanned digits on photographs, with no download.
+
+scikit-learn ships 1797 handwritten digits (8x8 scans, 16 grey levels) and
+two photographs of 640x427 pixels. Out of them three data sets are made, one
+for each framework: single digits in folders (MMPretrain), scenes with boxes
+and instance masks (MMDetection) and the same scenes with label maps
+(MMSegmentation).
+
+They are others' work, see ``SOURCES``: the digits under CC BY 4.0, the
+photographs under CC BY 2.0. Pictures made from them must name the authors.
+"""
+
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+try:
+    import PIL
+    import sklearn
+    from PIL import Image
+    from pycocotools import mask as coco_mask
+    from sklearn.datasets import load_digits, load_sample_images
+    from sklearn.model_selection import train_test_split
+    from tqdm import tqdm
+except ImportError as error:
+    raise ImportError(
+        'the digits scenes need scikit-learn, pillow, pycocotools and tqdm '
+        f'({error}); install them: pip install "mmqsdt[demo]"') from error
+
+DIGITS_CLASSES = tuple('0123456789')
+
+SPLITS = ('train', 'val')
+# Columns of the photographs (640 pixels wide) that a split may show. The gap
+# keeps what lies on the border from being in both.
+PHOTO_COLUMNS = dict(train=(0, 480), val=(500, 640))
+CROP_SIDE = (70, 140)  # of a background, in pixels of the photograph
+BRIGHTNESS = (0.6, 1.2)
+VAL_SHARE = 0.2  # of the scanned digits
+SINGLE_SIZE = 32  # pixels, images of single digits
+DIGITS_PER_SCENE = (2, 5)
+# Height of a digit as a share of the scene's: 24 to 64 of 160 pixels.
+DIGIT_HEIGHT = (0.15, 0.4)
+# Scanned ink that is painted as nothing and as opaque: a pen's sharp edge.
+INK_RANGE = (0.25, 0.65)
+# Of a digit's ink that digits painted later must leave visible.
+MIN_VISIBLE = 0.7
+# Levels of luma (0..255) between the ink and nine tenths of its surroundings.
+MIN_CONTRAST = 60
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+# Places tried for the digits of a scene before its background is drawn anew.
+MAX_TRIES = 100
+
+FOLDERS = ('cls', 'det', 'seg')
+MARKER = 'digits.json'  # written last: with it, the data set is complete
+STAGING = '.digits_partial'
+SOURCES = [
+    'digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten '
+    'Digits (test set), UCI Machine Learning Repository, CC BY 4.0',
+    'china.jpg: danielbuechele, flickr.com/photos/danielbuechele/6061409035, '
+    'CC BY 2.0',
+    'flower.jpg: vultilion, flickr.com/photos/vultilion/6056698931, CC BY 2.0'
+]
+# ADE20K's names of the splits.
+SEG_SPLITS = dict(train='training', val='validation')
+
+
+@dataclass
+class Photo:
+    """The part of a photograph that one split may show."""
+
+    name: str
+    left: int  # its first column in the whole photograph
+    pixels: np.ndarray  # (H, W, 3) uint8
+
+
+@dataclass
+class Source:
+    """All that scenes of one split are made of; nothing of the other's."""
+
+    split: str
+    scans: np.ndarray  # (n, 8, 8) float32, ink from 0 to 1
+    labels: np.ndarray  # (n,)
+    samples: np.ndarray  # (n,) index into scikit-learn's load_digits()
+    photos: list[Photo]
+
+
+@dataclass
+class Instance:
+    """A digit in a scene."""
+
+    label: int
+    sample: int
+    ink_area: int  # pixels, before others covered it
+    mask: np.ndarray  # (S, S) bool, what is visible of it
+
+
+@dataclass
+class Scene:
+    """An image, its digits and where its background comes from."""
+
+    image: np.ndarray  # (S, S, 3) uint8
+    instances: list[Instance]
+    photo: str
+    crop: tuple[int, int, int]  # left, top and side in the whole photograph
+
+
+def load_sources(seed: int = 0) -> dict[str, Source]:
+    """Load scikit-learn's digits and photographs, parted into splits.
+
+    One digit in five of each class is for validation, drawn by the seed; the
+    photographs are cut, the left for training and the right for validation.
+
+    Args:
+        seed (int): Decides which digits are for validation.
+
+    Returns:
+        dict[str, Source]: Of 'train' and 'val'.
+    """
+    digits = load_digits()
+    train, val = train_test_split(
+        np.arange(len(digits.target)),
+        test_size=VAL_SHARE,
+        stratify=digits.target,
+        random_state=seed)
+    pictures = load_sample_images()
+    sources = {}
+    for split, samples in zip(SPLITS, (np.sort(train), np.sort(val))):
+        photos = []
+        for path, pixels in zip(pictures.filenames, pictures.images):
+            left, right = PHOTO_COLUMNS[split]
+            photos.append(Photo(Path(path).name, left, pixels[:, left:right]))
+        scans = digits.images[samples].astype(np.float32) / 16
+        sources[split] = Source(split, scans, digits.target[samples], samples,
+                                photos)
+    return sources
+
+
+def render_digit(scan: np.ndarray, side: int) -> np.ndarray:
+    """Enlarge a scan smoothly, with a margin of one scanned cell.
+
+    Args:
+        scan (ndarray): Ink from 0 to 1, shape (8, 8).
+        side (int): Side of the result in pixels, margin included.
+
+    Returns:
+        ndarray: Ink from 0 to 1, shape (side, side).
+    """
+    padded = Image.fromarray(np.pad(scan, 1))
+    large = padded.resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(large).clip(0, 1)
+
+
+def compose_scene(source: Source, image_size: int, seed: int,
+                  index: int) -> Scene:
+    """Paint two to five digits on a crop of a photograph.
+
+    All that is random is drawn from (seed, split, index), so a scene does not
+    depend on how many others there are. A digit is painted in one colour with
+    its ink as opacity. Its mask is where the opacity is at least 1/2, less
+    what digits painted later cover. A place is not taken if no colour would
+    stand out there or too little of another digit would stay visible.
+
+    Args:
+        source (Source): Digits and photographs of the split.
+        image_size (int): Side of the scene in pixels.
+        seed (int): Seed of the data set.
+        index (int): Number of the scene in its split.
+
+    Returns:
+        Scene: Its image has shape (image_size, image_size, 3).
+    """
+    rng = np.random.default_rng([seed, SPLITS.index(source.split), index])
+    wanted = rng.integers(DIGITS_PER_SCENE[0], DIGITS_PER_SCENE[1] + 1)
+    while True:
+        scene = _draw_background(source, image_size, rng)
+        for _ in range(MAX_TRIES):
+            _try_to_add_digit(scene, source, rng)
+            if len(scene.instances) == wanted:
+                return scene
+
+
+def _draw_background(source: Source, image_size: int,
+                     rng: np.random.Generator) -> Scene:
+    photo = source.photos[rng.integers(len(source.photos))]
+    height, width = photo.pixels.shape[:2]
+    side = int(rng.integers(*CROP_SIDE, endpoint=True))
+    left = rng.integers(width - side + 1)
+    top = rng.integers(height - side + 1)
+    crop = photo.pixels[top:top + side, left:left + side]
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    image = np.asarray(
+        Image.fromarray(crop).resize((image_size, image_size),
+                                     Image.Resampling.BICUBIC))
+    image = _to_uint8(image * rng.uniform(*BRIGHTNESS))
+    return Scene(image, [], photo.name,
+                 (int(photo.left + left), int(top), side))
+
+
+def _try_to_add_digit(scene: Scene, source: Source,
+                      rng: np.random.Generator) -> None:
+    """Paint a random digit in a random place, unless it spoils the scene."""
+    label = rng.integers(len(DIGITS_CLASSES))
+    which = rng.choice(np.flatnonzero(source.labels == label))
+    size = len(scene.image)
+    smallest, largest = (round(share * size) for share in DIGIT_HEIGHT)
+    height = rng.integers(smallest, largest, endpoint=True)
+    side = round(height * 10 / 8)  # eight cells and the margin
+    top, left = rng.integers(size - side + 1, size=2)
+    tile = np.s_[top:top + side, left:left + side]
+    low, high = INK_RANGE
+    ink = render_digit(source.scans[which], side)
+    opacity = ((ink - low) / (high - low)).clip(0, 1)
+    mask = np.zeros((size, size), bool)
+    mask[tile] = opacity >= 0.5
+
+    masks = [instance.mask & ~mask for instance in scene.instances]
+    for instance, visible in zip(scene.instances, masks):
+        if visible.sum() < MIN_VISIBLE * instance.ink_area:
+            return
+    colour = _contrasting_colour(scene.image[tile], rng)
+    if colour is None:
+        return
+    opacity = opacity[..., None]
+    scene.image[tile] = _to_uint8(
+        opacity * colour + (1 - opacity) * scene.image[tile])
+    for instance, visible in zip(scene.instances, masks):
+        instance.mask = visible
+    scene.instances.append(
+        Instance(
+            int(label), int(source.samples[which]), int(mask.sum()), mask))
+
+
+def _contrasting_colour(covered: np.ndarray,
+                        rng: np.random.Generator) -> np.ndarray | None:
+    """Draw a colour that stands out from pixels (h, w, 3), if there is one."""
+    colours = rng.uniform(0, 255, (16, 3))
+    luma = (covered @ LUMA).reshape(-1, 1)
+    contrast = np.abs(luma - colours @ LUMA)  # (h*w, 16)
+    stands_out = (contrast >= MIN_CONTRAST).mean(0) >= 0.9
+    return colours[stands_out.argmax()] if stands_out.any() else None
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    return np.rint(image).clip(0, 255).astype(np.uint8)
+
+
+def label_map(scene: Scene) -> np.ndarray:
+    """Label map of a scene in ADE20K's convention, shape (S, S), uint8.
+
+    0 would be unlabelled and never occurs, 1 is the background, 2 to 11 are
+    the digits; ``reduce_zero_label=True`` makes it 0 and 1 to 10.
+    """
+    labels = np.ones(scene.image.shape[:2], np.uint8)
+    for instance in scene.instances:
+        labels[instance.mask] = instance.label + 2
+    return labels
+
+
+def coco_annotations(scene: Scene, image_id: int,
+                     first_id: int) -> list[dict]:
+    """Annotations of a scene in COCO's format.
+
+    Masks are run-length codes, exact for digits that others cut in two. The
+    box is the tight one around the mask, the area its number of pixels.
+
+    Args:
+        scene (Scene): A scene.
+        image_id (int): Id of its image.
+        first_id (int): Id of its first annotation.
+
+    Returns:
+        list[dict]: One a digit; ``sample`` is its index in load_digits().
+    """
+    annotations = []
+    for number, instance in enumerate(scene.instances):
+        code = coco_mask.encode(np.asfortranarray(instance.mask, np.uint8))
+        annotations.append(
+            dict(
+                id=first_id + number,
+                image_id=image_id,
+                category_id=instance.label + 1,
+                bbox=coco_mask.toBbox(code).tolist(),
+                area=int(coco_mask.area(code)),
+                segmentation=dict(
+                    size=code['size'], counts=code['counts'].decode()),
+                iscrowd=0,
+                sample=instance.sample))
+    return annotations
+
+
+def prepare_digits(out_dir: str | Path,
+                   image_size: int = 160,
+                   num_train: int = 600,
+                   num_val: int = 100,
+                   seed: int = 0,
+                   force: bool = False,
+                   progress: bool = True) -> dict:
+    """Write the digits data sets, the same files for the same arguments.
+
+    .. code-block:: none
+
+        cls/{train,val}/<0-9>/<n>.png                 single digits, 32x32
+        det/{train,val}/<k>.jpg                       scenes
+        det/annotations/instances_{train,val}.json    boxes and masks (COCO)
+        seg/images/{training,validation}/<k>.jpg      the same scenes
+        seg/annotations/{training,validation}/<k>.png label maps (ADE20K)
+        digits.json                                   how it was made
+
+    Train and val share no digit and no part of a photograph. ``<n>`` is the
+    index in scikit-learn's load_digits(). A scene is JPEG of quality 95 with
+    full colour resolution: at 160 pixels a third of the size of PNG and
+    decoded in a quarter of the time. What must be exact is PNG.
+
+    Args:
+        out_dir (str | Path): Folder to write to.
+        image_size (int): Side of a scene in pixels, 64 to 1024; the height
+            of its digits is 0.15 to 0.4 of it. Default: 160.
+        num_train (int): Number of training scenes. Default: 600.
+        num_val (int): Number of validation scenes. Default: 100.
+        seed (int): Decides the split of the digits and all scenes.
+            Default: 0.
+        force (bool): Write again what is there already. Default: False.
+        progress (bool): Show progress bars. Default: True.
+
+    Returns:
+        dict: The content of ``digits.json`` (arguments, versions, counts),
+        and ``written``: False if the same data set was there already.
+
+    Raises:
+        ValueError: If an argument is out of range, or ``out_dir`` holds
+            something else; or if it holds digits made with other
+            arguments or has lost files, and ``force`` is not set. Nothing
+            has been changed then.
+    """
+    arguments = dict(
+        image_size=image_size,
+        num_train=num_train,
+        num_val=num_val,
+        seed=seed)
+    _check_arguments(arguments)
+    out_dir = Path(out_dir)
+    found = _read_marker(out_dir)
+    if found and not force:
+        if found['arguments'] != arguments:
+            raise ValueError(
+                f'{out_dir} holds digits scenes made with '
+                f'{_describe(found["arguments"])}; to replace them by '
+                f'{_describe(arguments)} use --force (force=True), to keep '
+                'them another folder')
+        if _count_files(out_dir) < found['files']:
+            raise ValueError(
+                f'{out_dir} has lost files: {found["files"]} were written, '
+                f'{_count_files(out_dir)} are there; make it again with '
+                '--force (force=True)')
+        return dict(found, written=False)
+
+    staging = out_dir / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    splits = {}
+    for split, source in load_sources(seed).items():
+        _write_singles(staging / 'cls', source, progress)
+        per_class = _write_scenes(staging, source, arguments, progress)
+        splits[split] = dict(
+            single_digits=len(source.samples),
+            scenes=arguments[f'num_{split}'],
+            scene_digits=per_class,
+            photo_columns=list(PHOTO_COLUMNS[split]))
+    summary = dict(
+        made_by='mmqsdt.datasets.prepare_digits',
+        arguments=arguments,
+        versions={
+            'scikit-learn': sklearn.__version__,
+            'numpy': np.__version__,
+            'pillow': PIL.__version__
+        },
+        classes=list(DIGITS_CLASSES),
+        splits=splits,
+        files=_count_files(staging),
+        sources=SOURCES)
+    _move_into_place(staging, summary)
+    return dict(summary, written=True)
+
+
+def _check_arguments(arguments: dict) -> None:
+    ranges = dict(
+        image_size=(64, 1024),
+        num_train=(1, 100000),
+        num_val=(1, 100000),
+        seed=(0, 2**32 - 1))
+    for name, (lowest, highest) in ranges.items():
+        value = arguments[name]
+        if not isinstance(value, int) or not lowest <= value <= highest:
+            raise ValueError(f'{name} must be a whole number from {lowest} '
+                             f'to {highest}, got {value!r}')
+
+
+def _describe(arguments: dict) -> str:
+    return ', '.join(f'{name} {value}' for name, value in arguments.items())
+
+
+def _count_files(folder: Path) -> int:
+    return sum(
+        path.is_file() for part in FOLDERS
+        for path in (folder / part).rglob('*'))
+
+
+def _read_marker(out_dir: Path) -> dict | None:
+    """What ``digits.json`` says, or None if nothing complete is there.
+
+    Raises:
+        ValueError: If ``out_dir`` holds what this module has not written.
+    """
+    if not out_dir.exists():
+        return None
+    if not out_dir.is_dir():
+        raise ValueError(f'{out_dir} is a file; name a folder')
+    marker = out_dir / MARKER
+    if marker.exists():
+        return json.loads(marker.read_text())
+    if any(out_dir.iterdir()) and not (out_dir / STAGING).exists():
+        raise ValueError(
+            f'{out_dir} is not empty and has no {MARKER}, so it was not made '
+            'here; remove it or name another folder')
+    return None
+
+
+def _write_singles(folder: Path, source: Source, progress: bool) -> None:
+    for name in DIGITS_CLASSES:
+        (folder / source.split / name).mkdir(parents=True)
+    digits = zip(source.scans, source.labels, source.samples)
+    for scan, label, sample in tqdm(
+            digits,
+            f'{source.split}: digits',
+            total=len(source.scans),
+            disable=not progress):
+        image = _to_uint8(render_digit(scan, SINGLE_SIZE) * 255)
+        Image.fromarray(image).convert('RGB').save(
+            folder / source.split / DIGITS_CLASSES[label] /
+            f'{sample:04d}.png')
+
+
+def _write_scenes(folder: Path, source: Source, arguments: dict,
+                  progress: bool) -> dict[str, int]:
+    """Write the scenes of a split; returns the number of digits by class."""
+    split, seg_split = source.split, SEG_SPLITS[source.split]
+    det_images = folder / 'det' / split
+    det_annotations = folder / 'det' / 'annotations'
+    seg_images = folder / 'seg' / 'images' / seg_split
+    seg_annotations = folder / 'seg' / 'annotations' / seg_split
+    for path in det_images, det_annotations, seg_images, seg_annotations:
+        path.mkdir(parents=True, exist_ok=True)
+
+    size = arguments['image_size']
+    images, annotations = [], []
+    for index in tqdm(
+            range(arguments[f'num_{split}']),
+            f'{split}: scenes',
+            disable=not progress):
+        scene = compose_scene(source, size, arguments['seed'], index)
+        buffer = io.BytesIO()
+        Image.fromarray(scene.image).save(
+            buffer, 'JPEG', quality=95, subsampling=0)
+        for images_folder in det_images, seg_images:
+            (images_folder / f'{index:06d}.jpg').write_bytes(buffer.getvalue())
+        Image.fromarray(label_map(scene)).save(
+            seg_annotations / f'{index:06d}.png')
+        images.append(
+            dict(
+                id=index,
+                file_name=f'{index:06d}.jpg',
+                width=size,
+                height=size,
+                photo=scene.photo,
+                photo_crop=scene.crop))
+        annotations += coco_annotations(scene, index, len(annotations) + 1)
+
+    categories = [
+        dict(id=number, name=name, supercategory='digit')
+        for number, name in enumerate(DIGITS_CLASSES, start=1)
+    ]
+    info = dict(description=f'Digits scenes, {split}', sources=SOURCES)
+    (det_annotations / f'instances_{split}.json').write_text(
+        json.dumps(
+            dict(
+                info=info,
+                images=images,
+                annotations=annotations,
+                categories=categories)))
+    counts = Counter(a['category_id'] for a in annotations)
+    return {c['name']: counts[c['id']] for c in categories}
+
+
+def _move_into_place(staging: Path, summary: dict) -> None:
+    """Put finished folders where they belong, and the marker after them."""
+    out_dir = staging.parent
+    (out_dir / MARKER).unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(out_dir / name, ignore_errors=True)
+        os.replace(staging / name, out_dir / name)
+    marker = staging / MARKER
+    marker.write_text(json.dumps(summary, indent=2) + '\n')
+    os.replace(marker, out_dir / MARKER)
+    staging.rmdir()

@@ -1,0 +1,112 @@
+"""Hooks that work with all three frameworks."""
+
+from math import ceil
+from pathlib import Path
+
+import mmcv
+import torch
+from mmengine.hooks import Hook
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from .registry import HOOKS
+
+
+@HOOKS.register_module()
+class DrawPredictionsHook(Hook):
+    """Draw test predictions beside the truth with the config's visualizer.
+
+    Small images are enlarged by a whole factor first, so that boxes, masks
+    and words stay legible.
+
+    Args:
+        out_dir (str, optional): Folder of the pictures; None with show.
+        number (int, optional): Pictures to draw; None draws all.
+        show (bool): Open windows. Defaults to False.
+        min_size (int): Shorter side of a picture, in pixels, at least.
+            Defaults to 480.
+        score_thr (float): Detections below it are not drawn.
+            Defaults to 0.3.
+    """
+
+    def __init__(self,
+                 out_dir: str | None,
+                 number: int | None = None,
+                 show: bool = False,
+                 min_size: int = 480,
+                 score_thr: float = 0.3) -> None:
+        self.out_dir = Path(out_dir) if out_dir else None
+        self.number = number
+        self.show = show
+        self.min_size = min_size
+        self.score_thr = score_thr
+
+    def before_test(self, runner) -> None:
+        """Start counting."""
+        self.drawn = 0
+        runner.visualizer.dataset_meta = runner.test_dataloader \
+            .dataset.metainfo
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None,
+                        outputs=None) -> None:
+        """Draw the samples of a batch while some are still wanted."""
+        for sample in outputs:
+            if self.number is not None and self.drawn >= self.number:
+                return
+            self.drawn += 1
+            self._draw(runner.visualizer, sample)
+
+    def _draw(self, visualizer, sample: BaseDataElement) -> None:
+        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        factor = max(1, ceil(self.min_size / min(image.shape[:2])))
+        image = mmcv.imrescale(image, factor, interpolation='bicubic')
+        out_file = None
+        if self.out_dir:
+            name = f'{self.drawn:04d}_{Path(sample.img_path).stem}.png'
+            out_file = str(self.out_dir / name)
+        common = dict(
+            data_sample=sample,
+            show=self.show,
+            out_file=out_file,
+            name=Path(sample.img_path).name)
+        if hasattr(visualizer, 'visualize_cls'):  # mmpretrain
+            visualizer.visualize_cls(
+                image,
+                classes=visualizer.dataset_meta.get('classes'),
+                **common)
+            return
+        common['data_sample'] = enlarge(sample, factor)
+        if 'pred_instances' in sample:
+            common['pred_score_thr'] = self.score_thr
+        visualizer.add_datasample(image=image, **common)
+
+
+def enlarge(sample: BaseDataElement, factor: int) -> BaseDataElement:
+    """A copy whose boxes, masks and label maps fit the enlarged image.
+
+    Args:
+        sample (BaseDataElement): Of mmdet or mmseg.
+        factor (int): Whole factor of both sides.
+    """
+    sample = sample.clone().to('cpu')
+
+    def pixels(x: Tensor) -> Tensor:  # (..., H, W) -> (..., f H, f W)
+        return x.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+    for name in ('gt_instances', 'pred_instances'):
+        instances = sample.get(name)
+        if instances is None:
+            continue
+        boxes = instances.bboxes
+        instances.bboxes = getattr(boxes, 'tensor', boxes) * factor
+        masks = instances.get('masks')
+        if isinstance(masks, Tensor):
+            instances.masks = pixels(masks)
+        elif masks is not None:
+            instances.masks = torch.from_numpy(
+                masks.resize((masks.height * factor,
+                              masks.width * factor)).to_ndarray()).bool()
+    for name in ('gt_sem_seg', 'pred_sem_seg'):
+        if sample.get(name) is not None:
+            sample.get(name).set_data(dict(data=pixels(sample.get(name).data)))
+    return sample

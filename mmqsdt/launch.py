@@ -1,0 +1,216 @@
+"""From a command line to a runner: what the tools share.
+
+Everything that can be known to fail is checked here, before a model is
+built or a file is written.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import find_latest_checkpoint
+
+# scope of a config -> (pip extra, what it is for)
+FRAMEWORKS = dict(
+    mmpretrain=('cls', 'classification'),
+    mmdet=('det', 'detection'),
+    mmseg=('seg', 'segmentation'))
+
+# part of a data root -> (name, where it comes from)
+DATA_SOURCES = dict(
+    digits=('the digits scenes',
+            'made on this machine: python tools/prepare_data.py digits'),
+    coco=('COCO 2017', 'https://cocodataset.org/#download: train2017, '
+          'val2017 and their annotations, unpacked side by side'),
+    imagenet=('ImageNet-1k', 'https://image-net.org: train/ and val/ with a '
+              'folder for each class'),
+    ade=('ADE20K', 'https://groups.csail.mit.edu/vision/datasets/ADE20K: '
+         'ADEChallengeData2016.zip'))
+
+DEMOS = dict(
+    mmpretrain='configs/cls/qsdt_digits.py',
+    mmdet='configs/det/qsdt_maskrcnn_digits.py',
+    mmseg='configs/seg/qsdt_fpn_digits.py')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that training and testing share."""
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints; '
+                        'default: work_dirs/<config name>')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override config entries: key=value, nested key.sub=value, '
+        'lists key="[a,b]"')
+    parser.add_argument(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
+        help='how several processes are started; pytorch: torchrun')
+    # What torch.distributed.launch passes; torchrun sets the variable.
+    parser.add_argument(
+        '--local-rank', '--local_rank', type=int, default=0,
+        help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and merge the common arguments.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f'no config at {args.config}')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = f'work_dirs/{Path(args.config).stem}'
+    return cfg
+
+
+def check_framework(cfg: Config) -> None:
+    """Import the framework a config is written for.
+
+    Raises:
+        ImportError: If it cannot be imported; names what to install.
+    """
+    scope = cfg.get('default_scope', 'mmengine')
+    if scope not in FRAMEWORKS:
+        return
+    extra, task = FRAMEWORKS[scope]
+    try:
+        import_module(f'{scope}.models')
+    except ImportError as error:
+        raise ImportError(
+            f'This config is for {task} with {scope}, which cannot be '
+            f'imported ({error}).\n  install it: pip install '
+            f'"mmqsdt[{extra}]"  (in a checkout: make install)') from error
+
+
+def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
+    """Check that the data sets of a config are where it says.
+
+    Args:
+        cfg (Config): A config of any of the three frameworks.
+        parts (tuple[str]): Of 'train', 'val', 'test'.
+
+    Raises:
+        FileNotFoundError: Names what was looked for, where it comes from,
+            and the demo that runs without it.
+    """
+    missing = []
+    for part in parts:
+        loader = cfg.get(f'{part}_dataloader') or {}
+        for dataset in _leaf_datasets(loader.get('dataset')):
+            missing += [p for p in dataset_paths(dataset) if not p.exists()]
+        evaluators = cfg.get(f'{part}_evaluator') or []
+        if isinstance(evaluators, dict):
+            evaluators = [evaluators]
+        missing += [
+            Path(e['ann_file']) for e in evaluators
+            if e.get('ann_file') and not Path(e['ann_file']).exists()
+        ]
+    if not missing:
+        return
+    missing = list(dict.fromkeys(map(str, missing)))
+    text = ['The data set of this config is not there.']
+    text += [f'  looked for: {path}' for path in missing]
+    for part, (name, source) in DATA_SOURCES.items():
+        if any(part in Path(path).parts for path in missing):
+            text.append(f'  {name}: {source}')
+            text.append('  it can also be a link: ln -s /where/it/is '
+                        f'data/{part}')
+            break
+    else:
+        text.append('  set data_root, ann_file and data_prefix of its '
+                    'dataloaders to your data')
+    demo = DEMOS.get(cfg.get('default_scope'))
+    if demo and 'digits' not in missing[0]:
+        text.append('  without it: python tools/prepare_data.py digits && '
+                    f'python tools/train.py {demo}')
+    raise FileNotFoundError('\n'.join(text))
+
+
+def _leaf_datasets(dataset: dict | None) -> Iterator[dict]:
+    """The data sets inside wrappers such as RepeatDataset, ConcatDataset."""
+    if dataset is None:
+        return
+    inner = dataset.get('datasets') or [dataset.get('dataset')]
+    if inner == [None]:
+        yield dataset
+    else:
+        for each in inner:
+            yield from _leaf_datasets(each)
+
+
+def dataset_paths(dataset: dict) -> list[Path]:
+    """Files and folders that a data set config will read."""
+    root = dataset.get('data_root') or ''
+    names = []
+    if dataset.get('ann_file'):
+        names.append(dataset['ann_file'])
+    prefix = dataset.get('data_prefix') or {}
+    if isinstance(prefix, str):
+        prefix = dict(img=prefix)
+    names += [p for p in prefix.values() if p]
+    if not names and dataset.get('split'):  # ImageNet by split
+        names.append(dataset['split'])
+    if not names and root:
+        names.append('')
+    return [Path(root, name) for name in names]
+
+
+def draw_predictions(cfg: Config, out_dir: str | None, number: int | None,
+                     show: bool) -> None:
+    """Have a test run draw its predictions beside the truth.
+
+    Args:
+        cfg (Config): Changed in place.
+        out_dir (str, optional): Where the pictures go.
+        number (int, optional): How many; None draws all.
+        show (bool): Open windows.
+    """
+    hooks = list(cfg.get('custom_hooks') or [])
+    hooks.append(
+        dict(
+            type='mmqsdt.DrawPredictionsHook',
+            out_dir=out_dir,
+            number=number,
+            show=show))
+    cfg.custom_hooks = hooks
+
+
+def use_tta(cfg: Config) -> None:
+    """Test with the augmentation that a config describes.
+
+    Raises:
+        KeyError: If it describes none.
+    """
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise KeyError('--tta needs tta_model and tta_pipeline in the config')
+    cfg.model = dict(cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+def find_checkpoint(path: str) -> str:
+    """A checkpoint file as given, or the last one of a work dir.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if not Path(path).is_dir():
+        return path
+    last = find_latest_checkpoint(path)
+    if last is None:
+        raise FileNotFoundError(f'no checkpoint in {path}: nothing was '
+                                'trained there yet')
+    return last

@@ -1,0 +1,67 @@
+"""Firing rates, operations and energy of a trained model, layer by layer.
+
+    python tools/energy.py CONFIG CHECKPOINT [--data val] [--images 32]
+"""
+
+import argparse
+from pathlib import Path
+
+import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
+from mmengine.config import DictAction
+
+from mmqsdt.analysis.energy import EnergyCosts, measure_energy
+from mmqsdt.analysis.energy_plot import plot_energy
+from mmqsdt.analysis.energy_table import print_report
+from mmqsdt.deploy import build_model, load_batches, load_weights
+from mmqsdt.launch import check_data, check_framework, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('checkpoint', help='.pth, or packed .safetensors')
+    parser.add_argument(
+        '--data', choices=('test', 'val'), default='test',
+        help='data loader of the config; default: test')
+    parser.add_argument(
+        '--images', type=int, default=32, help='how many; default: 32')
+    parser.add_argument(
+        '--mac-pj', type=float, default=4.6,
+        help='pJ of a multiply-accumulate; default: 4.6')
+    parser.add_argument(
+        '--ac-pj', type=float, default=0.9,
+        help='pJ of an accumulate; default: 0.9')
+    parser.add_argument(
+        '--work-dir', help='where energy.json, .csv and .png go; '
+        'default: work_dirs/<config name>')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction,
+        help='override config entries: key=value')
+    parser.set_defaults(launcher='none', local_rank=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        costs = EnergyCosts(args.mac_pj, args.ac_pj)
+        cfg = load_config(args)
+        check_framework(cfg)
+        check_data(cfg, (args.data, ))
+        model = build_model(cfg)
+        load_weights(model, args.checkpoint)
+        batches = load_batches(cfg, args.data, args.images)
+        report = measure_energy(model, batches, costs)
+    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
+        raise SystemExit(error.args[0]) from None
+    print_report(report)
+    out_dir = Path(cfg.work_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    report.write_json(out_dir / 'energy.json')
+    report.write_csv(out_dir / 'energy.csv')
+    plot_energy(report, out_dir / 'energy.png')
+    print(f'written: {out_dir}/energy.json, .csv, .png')
+
+
+if __name__ == '__main__':
+    main()

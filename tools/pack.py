@@ -1,0 +1,54 @@
+"""Pack the weights of a trained model at their true width, or unpack them.
+
+    python tools/pack.py CONFIG CHECKPOINT OUT.safetensors
+    python tools/pack.py CONFIG PACKED.safetensors OUT.pth --unpack
+"""
+
+import argparse
+from pathlib import Path
+
+import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
+import torch
+from mmengine.config import DictAction
+
+from mmqsdt.deploy import build_model, load_packed, load_weights, pack
+from mmqsdt.launch import check_framework, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('src', help='checkpoint, or packed weights')
+    parser.add_argument('dst', help='file to write')
+    parser.add_argument(
+        '--unpack', action='store_true', help='packed weights to a .pth')
+    parser.add_argument(
+        '--no-huffman', dest='huffman', action='store_false',
+        help='leave the bit-packed codes as they are')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction,
+        help='override config entries: key=value')
+    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = load_config(args)
+        check_framework(cfg)
+        model = build_model(cfg)
+        if args.unpack:
+            load_packed(model, args.src)
+            Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
+            torch.save(dict(state_dict=model.state_dict()), args.dst)
+        else:
+            load_weights(model, args.src)
+            print(pack(model, args.dst, cfg.pretty_text, args.huffman))
+    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
+        raise SystemExit(error.args[0]) from None
+    print(f'written: {args.dst}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,64 @@
+"""Test a checkpoint: top-1, mAP or mIoU, as the config says.
+
+    python tools/test.py configs/det/qsdt_maskrcnn_coco.py CHECKPOINT
+"""
+
+import argparse
+
+import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
+from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
+
+from mmqsdt.checkpoint import load_for_test
+from mmqsdt.launch import (add_common_arguments, check_data, check_framework,
+                           draw_predictions, find_checkpoint, load_config,
+                           use_tta)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        'checkpoint', help='path of the checkpoint, or a work dir: its last')
+    parser.add_argument('--out', help='write all predictions to this .pkl')
+    parser.add_argument('--show-dir', help='draw predictions into this folder')
+    parser.add_argument(
+        '--show-number', type=int, help='draw only this many')
+    parser.add_argument(
+        '--show', action='store_true', help='draw predictions in windows')
+    parser.add_argument(
+        '--tta', action='store_true',
+        help='test time augmentation, as the config describes it')
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = load_config(args)
+        check_framework(cfg)
+        check_data(cfg, ('test', ))
+        if args.out and not args.out.endswith(('.pkl', '.pickle')):
+            raise ValueError(f'--out must end in .pkl, got {args.out}')
+        if args.show or args.show_dir:
+            draw_predictions(cfg, args.show_dir, args.show_number, args.show)
+        if args.tta:
+            use_tta(cfg)
+        checkpoint = find_checkpoint(args.checkpoint)
+        runner = Runner.from_cfg(cfg)
+        load_for_test(runner.model, checkpoint)
+    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
+        raise SystemExit(error.args[0]) from None
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpResults(args.out))
+    scores = runner.test()
+    for name, score in scores.items():
+        print(f'{name}: {score:.4f}')
+    print(f'checkpoint: {checkpoint}')
+    if args.show_dir:
+        print(f'pictures:   {args.show_dir}')
+
+
+if __name__ == '__main__':
+    main()

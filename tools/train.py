@@ -1,0 +1,52 @@
+"""Train a config of any of the three frameworks.
+
+    python tools/train.py configs/det/qsdt_maskrcnn_coco.py
+"""
+
+import argparse
+
+import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
+from mmengine.runner import Runner
+
+from mmqsdt.amp import use_amp
+from mmqsdt.launch import (add_common_arguments, check_data, check_framework,
+                           load_config)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        '--amp', action='store_true',
+        help='mixed precision: float16 on CUDA, bfloat16 on the CPU')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto',
+        help='continue from a checkpoint; without a path, from the last one '
+        'in the work dir')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true',
+        help='scale the learning rate to the batch size actually used')
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = load_config(args)
+        check_framework(cfg)
+        check_data(cfg, ('train', 'val'))
+        if args.amp:
+            use_amp(cfg.optim_wrapper)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.auto_scale_lr:
+        cfg.auto_scale_lr.enable = True
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()

@@ -15,9 +15,16 @@ from mmengine.registry import Registry
 
 # Classes that subclass a framework's own: class -> (module, framework).
 # They are imported when somebody asks for them, never before.
+_HEADS = 'mmqsdt.models.heads'
 FRAMEWORK_CLASSES = dict(
-    SpikeLinearClsHead=('mmqsdt.models.heads.spike_linear_cls_head',
-                        'mmpretrain'), )
+    SpikeLinearClsHead=(f'{_HEADS}.spike_linear_cls_head', 'mmpretrain'),
+    SpikeRPNHead=(f'{_HEADS}.spike_rpn_head', 'mmdet'),
+    SpikeRetinaHead=(f'{_HEADS}.spike_retina_head', 'mmdet'),
+    SpikeConvFCBBoxHead=(f'{_HEADS}.spike_bbox_heads', 'mmdet'),
+    SpikeShared2FCBBoxHead=(f'{_HEADS}.spike_bbox_heads', 'mmdet'),
+    SpikeFCNMaskHead=(f'{_HEADS}.spike_mask_head', 'mmdet'),
+    SpikeFPNHead=(f'{_HEADS}.spike_fpn_head', 'mmseg'),
+)
 
 
 def import_framework_class(name: str) -> type:

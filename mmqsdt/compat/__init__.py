@@ -1,2 +1,5 @@
-def install():
-    """Placeholder until mmcv_ops lands."""
+"""What keeps mmqsdt running on the libraries as they are."""
+
+from .mmcv_ops import install
+
+__all__ = ['install']

@@ -1,6 +1,6 @@
 """Digits scenes: real scanned digits on photographs, with no download.
 
-scikit-learn ships 1797 handwritten digits (8x8 scans, 16 grey levels) and
+scikit-learn ships 1797 handwritten digits (8x8 scans, 17 grey levels) and
 two photographs of 640x427 pixels. Out of them three data sets are made, one
 for each framework: single digits in folders (MMPretrain), scenes with boxes
 and instance masks (MMDetection) and the same scenes with label maps
@@ -10,19 +10,15 @@ They are others' work, see ``SOURCES``: the digits under CC BY 4.0, the
 photographs under CC BY 2.0. Pictures made from them must name the authors.
 """
 
-import io
 import json
 import os
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 try:
-    import PIL
-    import sklearn
     from PIL import Image
     from pycocotools import mask as coco_mask
     from sklearn.datasets import load_digits, load_sample_images
@@ -35,7 +31,8 @@ except ImportError as error:
 
 DIGITS_CLASSES = tuple('0123456789')
 
-SPLITS = ('train', 'val')
+# Splits, and what ADE20K calls them.
+SPLITS = dict(train='training', val='validation')
 # Columns of the photographs (640 pixels wide) that a split may show. The gap
 # keeps what lies on the border from being in both.
 PHOTO_COLUMNS = dict(train=(0, 480), val=(500, 640))
@@ -46,12 +43,13 @@ SINGLE_SIZE = 32  # pixels, images of single digits
 DIGITS_PER_SCENE = (2, 5)
 # Height of a digit as a share of the scene's: 24 to 64 of 160 pixels.
 DIGIT_HEIGHT = (0.15, 0.4)
-# Scanned ink that is painted as nothing and as opaque: a pen's sharp edge.
+# Scanned ink that is painted as nothing and as opaque: a pen's sharp edge. A
+# higher range would break thin strokes.
 INK_RANGE = (0.25, 0.65)
 # Of a digit's ink that digits painted later must leave visible.
-MIN_VISIBLE = 0.7
+MIN_VISIBLE = 0.85
 # Levels of luma (0..255) between the ink and nine tenths of its surroundings.
-MIN_CONTRAST = 60
+MIN_CONTRAST = 80
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 # Places tried for the digits of a scene before its background is drawn anew.
 MAX_TRIES = 100
@@ -59,6 +57,11 @@ MAX_TRIES = 100
 FOLDERS = ('cls', 'det', 'seg')
 MARKER = 'digits.json'  # written last: with it, the data set is complete
 STAGING = '.digits_partial'
+ARGUMENT_RANGES = dict(
+    image_size=(64, 1024),
+    num_train=(1, 100000),
+    num_val=(1, 100000),
+    seed=(0, 2**32 - 1))
 SOURCES = [
     'digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten '
     'Digits (test set), UCI Machine Learning Repository, CC BY 4.0',
@@ -66,28 +69,17 @@ SOURCES = [
     'CC BY 2.0',
     'flower.jpg: vultilion, flickr.com/photos/vultilion/6056698931, CC BY 2.0'
 ]
-# ADE20K's names of the splits.
-SEG_SPLITS = dict(train='training', val='validation')
-
-
-@dataclass
-class Photo:
-    """The part of a photograph that one split may show."""
-
-    name: str
-    left: int  # its first column in the whole photograph
-    pixels: np.ndarray  # (H, W, 3) uint8
 
 
 @dataclass
 class Source:
-    """All that scenes of one split are made of; nothing of the other's."""
+    """All that one split is made of; nothing of the other's."""
 
     split: str
     scans: np.ndarray  # (n, 8, 8) float32, ink from 0 to 1
     labels: np.ndarray  # (n,)
     samples: np.ndarray  # (n,) index into scikit-learn's load_digits()
-    photos: list[Photo]
+    photos: dict[str, np.ndarray]  # by name, (H, W, 3) uint8
 
 
 @dataclass
@@ -110,35 +102,33 @@ class Scene:
     crop: tuple[int, int, int]  # left, top and side in the whole photograph
 
 
-def load_sources(seed: int = 0) -> dict[str, Source]:
-    """Load scikit-learn's digits and photographs, parted into splits.
+def load_source(split: str, seed: int = 0) -> Source:
+    """Load scikit-learn's digits and photographs, as far as a split's.
 
     One digit in five of each class is for validation, drawn by the seed; the
     photographs are cut, the left for training and the right for validation.
 
     Args:
-        seed (int): Decides which digits are for validation.
+        split (str): 'train' or 'val'.
+        seed (int): Decides which digits are for validation. Default: 0.
 
     Returns:
-        dict[str, Source]: Of 'train' and 'val'.
+        Source: Digits and photographs of the split.
     """
-    digits = load_digits()
+    digits, pictures = load_digits(), load_sample_images()
     train, val = train_test_split(
         np.arange(len(digits.target)),
         test_size=VAL_SHARE,
         stratify=digits.target,
         random_state=seed)
-    pictures = load_sample_images()
-    sources = {}
-    for split, samples in zip(SPLITS, (np.sort(train), np.sort(val))):
-        photos = []
-        for path, pixels in zip(pictures.filenames, pictures.images):
-            left, right = PHOTO_COLUMNS[split]
-            photos.append(Photo(Path(path).name, left, pixels[:, left:right]))
-        scans = digits.images[samples].astype(np.float32) / 16
-        sources[split] = Source(split, scans, digits.target[samples], samples,
-                                photos)
-    return sources
+    samples = np.sort(train if split == 'train' else val)
+    columns = slice(*PHOTO_COLUMNS[split])
+    return Source(
+        split, digits.images[samples].astype(np.float32) / 16,
+        digits.target[samples], samples, {
+            Path(path).name: pixels[:, columns]
+            for path, pixels in zip(pictures.filenames, pictures.images)
+        })
 
 
 def render_digit(scan: np.ndarray, side: int) -> np.ndarray:
@@ -168,15 +158,15 @@ def compose_scene(source: Source, image_size: int, seed: int,
 
     Args:
         source (Source): Digits and photographs of the split.
-        image_size (int): Side of the scene in pixels.
+        image_size (int): Side S of the scene in pixels.
         seed (int): Seed of the data set.
         index (int): Number of the scene in its split.
 
     Returns:
-        Scene: Its image has shape (image_size, image_size, 3).
+        Scene: Its image has shape (S, S, 3).
     """
-    rng = np.random.default_rng([seed, SPLITS.index(source.split), index])
-    wanted = rng.integers(DIGITS_PER_SCENE[0], DIGITS_PER_SCENE[1] + 1)
+    rng = np.random.default_rng([seed, list(SPLITS).index(source.split), index])
+    wanted = rng.integers(*DIGITS_PER_SCENE, endpoint=True)
     while True:
         scene = _draw_background(source, image_size, rng)
         for _ in range(MAX_TRIES):
@@ -187,20 +177,18 @@ def compose_scene(source: Source, image_size: int, seed: int,
 
 def _draw_background(source: Source, image_size: int,
                      rng: np.random.Generator) -> Scene:
-    photo = source.photos[rng.integers(len(source.photos))]
-    height, width = photo.pixels.shape[:2]
+    name = list(source.photos)[rng.integers(len(source.photos))]
+    pixels = source.photos[name]
     side = int(rng.integers(*CROP_SIDE, endpoint=True))
-    left = rng.integers(width - side + 1)
-    top = rng.integers(height - side + 1)
-    crop = photo.pixels[top:top + side, left:left + side]
+    top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[:2])
+    crop = pixels[top:top + side, left:left + side]
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    image = np.asarray(
-        Image.fromarray(crop).resize((image_size, image_size),
-                                     Image.Resampling.BICUBIC))
-    image = _to_uint8(image * rng.uniform(*BRIGHTNESS))
-    return Scene(image, [], photo.name,
-                 (int(photo.left + left), int(top), side))
+    image = Image.fromarray(crop).resize((image_size, image_size),
+                                         Image.Resampling.BICUBIC)
+    image = _to_uint8(np.asarray(image) * rng.uniform(*BRIGHTNESS))
+    left += PHOTO_COLUMNS[source.split][0]
+    return Scene(image, [], name, (left, top, side))
 
 
 def _try_to_add_digit(scene: Scene, source: Source,
@@ -265,18 +253,11 @@ def label_map(scene: Scene) -> np.ndarray:
 
 def coco_annotations(scene: Scene, image_id: int,
                      first_id: int) -> list[dict]:
-    """Annotations of a scene in COCO's format.
+    """Annotations of a scene in COCO's format, one for each digit.
 
     Masks are run-length codes, exact for digits that others cut in two. The
-    box is the tight one around the mask, the area its number of pixels.
-
-    Args:
-        scene (Scene): A scene.
-        image_id (int): Id of its image.
-        first_id (int): Id of its first annotation.
-
-    Returns:
-        list[dict]: One a digit; ``sample`` is its index in load_digits().
+    box is the tight one around the mask, the area its number of pixels, and
+    ``sample`` the digit's index in load_digits().
     """
     annotations = []
     for number, instance in enumerate(scene.instances):
@@ -315,8 +296,7 @@ def prepare_digits(out_dir: str | Path,
 
     Train and val share no digit and no part of a photograph. ``<n>`` is the
     index in scikit-learn's load_digits(). A scene is JPEG of quality 95 with
-    full colour resolution: at 160 pixels a third of the size of PNG and
-    decoded in a quarter of the time. What must be exact is PNG.
+    full colour resolution; what must be exact is PNG.
 
     Args:
         out_dir (str | Path): Folder to write to.
@@ -327,10 +307,10 @@ def prepare_digits(out_dir: str | Path,
         seed (int): Decides the split of the digits and all scenes.
             Default: 0.
         force (bool): Write again what is there already. Default: False.
-        progress (bool): Show progress bars. Default: True.
+        progress (bool): Show progress, if on a terminal. Default: True.
 
     Returns:
-        dict: The content of ``digits.json`` (arguments, versions, counts),
+        dict: The content of ``digits.json`` (arguments, counts, sources),
         and ``written``: False if the same data set was there already.
 
     Raises:
@@ -348,40 +328,27 @@ def prepare_digits(out_dir: str | Path,
     out_dir = Path(out_dir)
     found = _read_marker(out_dir)
     if found and not force:
-        if found['arguments'] != arguments:
-            raise ValueError(
-                f'{out_dir} holds digits scenes made with '
-                f'{_describe(found["arguments"])}; to replace them by '
-                f'{_describe(arguments)} use --force (force=True), to keep '
-                'them another folder')
-        if _count_files(out_dir) < found['files']:
-            raise ValueError(
-                f'{out_dir} has lost files: {found["files"]} were written, '
-                f'{_count_files(out_dir)} are there; make it again with '
-                '--force (force=True)')
+        _check_same(out_dir, found, arguments)
         return dict(found, written=False)
 
     staging = out_dir / STAGING
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     splits = {}
-    for split, source in load_sources(seed).items():
-        _write_singles(staging / 'cls', source, progress)
-        per_class = _write_scenes(staging, source, arguments, progress)
+    for split in SPLITS:
+        source = load_source(split, seed)
+        _write_singles(staging / 'cls' / split, source)
+        number = arguments[f'num_{split}']
+        digits = _write_scenes(staging, source, image_size, number, seed,
+                               progress)
         splits[split] = dict(
             single_digits=len(source.samples),
-            scenes=arguments[f'num_{split}'],
-            scene_digits=per_class,
-            photo_columns=list(PHOTO_COLUMNS[split]))
+            scenes=number,
+            scene_digits=digits)
     summary = dict(
         made_by='mmqsdt.datasets.prepare_digits',
         arguments=arguments,
-        versions={
-            'scikit-learn': sklearn.__version__,
-            'numpy': np.__version__,
-            'pillow': PIL.__version__
-        },
-        classes=list(DIGITS_CLASSES),
+        classes=DIGITS_CLASSES,
         splits=splits,
         files=_count_files(staging),
         sources=SOURCES)
@@ -390,26 +357,11 @@ def prepare_digits(out_dir: str | Path,
 
 
 def _check_arguments(arguments: dict) -> None:
-    ranges = dict(
-        image_size=(64, 1024),
-        num_train=(1, 100000),
-        num_val=(1, 100000),
-        seed=(0, 2**32 - 1))
-    for name, (lowest, highest) in ranges.items():
+    for name, (lowest, highest) in ARGUMENT_RANGES.items():
         value = arguments[name]
         if not isinstance(value, int) or not lowest <= value <= highest:
             raise ValueError(f'{name} must be a whole number from {lowest} '
                              f'to {highest}, got {value!r}')
-
-
-def _describe(arguments: dict) -> str:
-    return ', '.join(f'{name} {value}' for name, value in arguments.items())
-
-
-def _count_files(folder: Path) -> int:
-    return sum(
-        path.is_file() for part in FOLDERS
-        for path in (folder / part).rglob('*'))
 
 
 def _read_marker(out_dir: Path) -> dict | None:
@@ -418,39 +370,60 @@ def _read_marker(out_dir: Path) -> dict | None:
     Raises:
         ValueError: If ``out_dir`` holds what this module has not written.
     """
-    if not out_dir.exists():
-        return None
-    if not out_dir.is_dir():
+    if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f'{out_dir} is a file; name a folder')
-    marker = out_dir / MARKER
-    if marker.exists():
-        return json.loads(marker.read_text())
-    if any(out_dir.iterdir()) and not (out_dir / STAGING).exists():
+    try:
+        found = json.loads((out_dir / MARKER).read_text())
+        if found['made_by'] == 'mmqsdt.datasets.prepare_digits':
+            return found
+    except FileNotFoundError:
+        if (not out_dir.exists() or not any(out_dir.iterdir())
+                or (out_dir / STAGING).exists()):
+            return None
+    except (ValueError, KeyError, TypeError):
+        pass  # some other digits.json
+    raise ValueError(
+        f'{out_dir} holds files, but no {MARKER} of this tool, so it was not '
+        'made here; remove it or name another folder')
+
+
+def _check_same(out_dir: Path, found: dict, arguments: dict) -> None:
+    def describe(arguments: dict) -> str:
+        return ', '.join(f'{k} {v}' for k, v in arguments.items())
+
+    if found['arguments'] != arguments:
         raise ValueError(
-            f'{out_dir} is not empty and has no {MARKER}, so it was not made '
-            'here; remove it or name another folder')
-    return None
+            f'{out_dir} holds digits scenes made with '
+            f'{describe(found["arguments"])}; to replace them by '
+            f'{describe(arguments)} use --force (force=True), to keep them '
+            'another folder')
+    files = _count_files(out_dir)
+    if files < found['files']:
+        raise ValueError(
+            f'{out_dir} has lost files: {found["files"]} were written, '
+            f'{files} are there; make it again with --force (force=True)')
 
 
-def _write_singles(folder: Path, source: Source, progress: bool) -> None:
+def _count_files(folder: Path) -> int:
+    return sum(
+        path.is_file() for part in FOLDERS
+        for path in (folder / part).rglob('*'))
+
+
+def _write_singles(folder: Path, source: Source) -> None:
     for name in DIGITS_CLASSES:
-        (folder / source.split / name).mkdir(parents=True)
-    digits = zip(source.scans, source.labels, source.samples)
-    for scan, label, sample in tqdm(
-            digits,
-            f'{source.split}: digits',
-            total=len(source.scans),
-            disable=not progress):
+        (folder / name).mkdir(parents=True)
+    for scan, label, sample in zip(source.scans, source.labels,
+                                   source.samples):
         image = _to_uint8(render_digit(scan, SINGLE_SIZE) * 255)
         Image.fromarray(image).convert('RGB').save(
-            folder / source.split / DIGITS_CLASSES[label] /
-            f'{sample:04d}.png')
+            folder / DIGITS_CLASSES[label] / f'{sample:04d}.png')
 
 
-def _write_scenes(folder: Path, source: Source, arguments: dict,
-                  progress: bool) -> dict[str, int]:
-    """Write the scenes of a split; returns the number of digits by class."""
-    split, seg_split = source.split, SEG_SPLITS[source.split]
+def _write_scenes(folder: Path, source: Source, size: int, number: int,
+                  seed: int, progress: bool) -> int:
+    """Write the scenes of a split; returns how many digits they show."""
+    split, seg_split = source.split, SPLITS[source.split]
     det_images = folder / 'det' / split
     det_annotations = folder / 'det' / 'annotations'
     seg_images = folder / 'seg' / 'images' / seg_split
@@ -458,44 +431,38 @@ def _write_scenes(folder: Path, source: Source, arguments: dict,
     for path in det_images, det_annotations, seg_images, seg_annotations:
         path.mkdir(parents=True, exist_ok=True)
 
-    size = arguments['image_size']
     images, annotations = [], []
+    # disable=None: no bar where it would fill a log.
     for index in tqdm(
-            range(arguments[f'num_{split}']),
-            f'{split}: scenes',
-            disable=not progress):
-        scene = compose_scene(source, size, arguments['seed'], index)
-        buffer = io.BytesIO()
+            range(number), f'{split} scenes', disable=not progress or None):
+        scene = compose_scene(source, size, seed, index)
+        name = f'{index:06d}.jpg'
         Image.fromarray(scene.image).save(
-            buffer, 'JPEG', quality=95, subsampling=0)
-        for images_folder in det_images, seg_images:
-            (images_folder / f'{index:06d}.jpg').write_bytes(buffer.getvalue())
+            det_images / name, quality=95, subsampling=0)
+        shutil.copyfile(det_images / name, seg_images / name)
         Image.fromarray(label_map(scene)).save(
             seg_annotations / f'{index:06d}.png')
         images.append(
             dict(
                 id=index,
-                file_name=f'{index:06d}.jpg',
+                file_name=name,
                 width=size,
                 height=size,
                 photo=scene.photo,
                 photo_crop=scene.crop))
         annotations += coco_annotations(scene, index, len(annotations) + 1)
 
-    categories = [
-        dict(id=number, name=name, supercategory='digit')
-        for number, name in enumerate(DIGITS_CLASSES, start=1)
-    ]
-    info = dict(description=f'Digits scenes, {split}', sources=SOURCES)
+    content = dict(
+        info=dict(description=f'Digits scenes, {split}', sources=SOURCES),
+        images=images,
+        annotations=annotations,
+        categories=[
+            dict(id=number, name=name, supercategory='digit')
+            for number, name in enumerate(DIGITS_CLASSES, start=1)
+        ])
     (det_annotations / f'instances_{split}.json').write_text(
-        json.dumps(
-            dict(
-                info=info,
-                images=images,
-                annotations=annotations,
-                categories=categories)))
-    counts = Counter(a['category_id'] for a in annotations)
-    return {c['name']: counts[c['id']] for c in categories}
+        json.dumps(content))
+    return len(annotations)
 
 
 def _move_into_place(staging: Path, summary: dict) -> None:

@@ -1,3 +1,8 @@
 from .backbones import ARCHS, QSDTransformer
+from .necks import SpikeFPN
+from .spike_units import HEAD_NEURON, SpikeConv, SpikeLinear
 
-__all__ = ['ARCHS', 'QSDTransformer']
+__all__ = [
+    'ARCHS', 'HEAD_NEURON', 'QSDTransformer', 'SpikeConv', 'SpikeFPN',
+    'SpikeLinear'
+]

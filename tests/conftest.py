@@ -1,0 +1,58 @@
+"""Shared by all tests: one thread, fixed seeds, the golden vectors."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+DATA = Path(__file__).parent / 'data'
+
+# Sums are then made in the same order on every machine's CPU count, and
+# parallel test workers do not fight for cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Every test draws the same random numbers, alone or in a suite."""
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@cache
+def _read(name: str) -> dict[str, np.ndarray]:
+    with np.load(DATA / f'{name}.npz', allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def load_golden(name: str, prefix: str = '') -> dict:
+    """Entries of ``tests/data/<name>.npz`` whose names start with a prefix.
+
+    Args:
+        name (str): 'units', 'tiny_cls' or 'det_backbone'.
+        prefix (str): Selects entries and is cut off their names, e.g.
+            'conv2d/' or 'state/'. Defaults to '' (all entries).
+
+    Returns:
+        dict: Fresh tensors; text as str (scalars) or list of str.
+
+    Raises:
+        KeyError: If no entry starts with the prefix.
+    """
+    found = {
+        key.removeprefix(prefix):
+        array.tolist() if array.dtype.kind == 'U' else torch.tensor(array)
+        for key, array in _read(name).items() if key.startswith(prefix)
+    }
+    if not found:
+        raise KeyError(f'nothing in {name}.npz starts with {prefix!r}')
+    return found
+
+
+@pytest.fixture
+def golden() -> Callable[..., dict]:
+    """``golden(name, prefix='')``, see :func:`load_golden`."""
+    return load_golden

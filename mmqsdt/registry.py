@@ -13,9 +13,10 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
+_HEADS = 'mmqsdt.models.heads'
+
 # Classes that subclass a framework's own: class -> (module, framework).
 # They are imported when somebody asks for them, never before.
-_HEADS = 'mmqsdt.models.heads'
 FRAMEWORK_CLASSES = dict(
     SpikeLinearClsHead=(f'{_HEADS}.spike_linear_cls_head', 'mmpretrain'),
     SpikeRPNHead=(f'{_HEADS}.spike_rpn_head', 'mmdet'),

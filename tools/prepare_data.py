@@ -9,6 +9,7 @@ from mmqsdt.datasets import prepare_digits
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -29,6 +30,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Make the data set and say where it is."""
     args = parse_args()
     try:
         summary = prepare_digits(args.out, args.image_size, args.num_train,

@@ -57,11 +57,6 @@ MAX_TRIES = 100
 FOLDERS = ('cls', 'det', 'seg')
 MARKER = 'digits.json'  # written last: with it, the data set is complete
 STAGING = '.digits_partial'
-ARGUMENT_RANGES = dict(
-    image_size=(64, 1024),
-    num_train=(1, 100000),
-    num_val=(1, 100000),
-    seed=(0, 2**32 - 1))
 SOURCES = [
     'digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten '
     'Digits (test set), UCI Machine Learning Repository, CC BY 4.0',
@@ -83,21 +78,14 @@ class Source:
 
 
 @dataclass
-class Instance:
-    """A digit in a scene."""
-
-    label: int
-    sample: int
-    ink_area: int  # pixels, before others covered it
-    mask: np.ndarray  # (S, S) bool, what is visible of it
-
-
-@dataclass
 class Scene:
     """An image, its digits and where its background comes from."""
 
     image: np.ndarray  # (S, S, 3) uint8
-    instances: list[Instance]
+    owner: np.ndarray  # (S, S) uint8: 0 background, k + 1 the k-th digit
+    labels: list[int]
+    samples: list[int]  # index into load_digits()
+    ink_areas: list[int]  # pixels of a digit before others covered it
     photo: str
     crop: tuple[int, int, int]  # left, top and side in the whole photograph
 
@@ -165,13 +153,14 @@ def compose_scene(source: Source, image_size: int, seed: int,
     Returns:
         Scene: Its image has shape (S, S, 3).
     """
-    rng = np.random.default_rng([seed, list(SPLITS).index(source.split), index])
+    split_number = list(SPLITS).index(source.split)
+    rng = np.random.default_rng([seed, split_number, index])
     wanted = rng.integers(*DIGITS_PER_SCENE, endpoint=True)
     while True:
         scene = _draw_background(source, image_size, rng)
         for _ in range(MAX_TRIES):
             _try_to_add_digit(scene, source, rng)
-            if len(scene.instances) == wanted:
+            if len(scene.labels) == wanted:
                 return scene
 
 
@@ -188,7 +177,8 @@ def _draw_background(source: Source, image_size: int,
                                          Image.Resampling.BICUBIC)
     image = _to_uint8(np.asarray(image) * rng.uniform(*BRIGHTNESS))
     left += PHOTO_COLUMNS[source.split][0]
-    return Scene(image, [], name, (left, top, side))
+    owner = np.zeros((image_size, image_size), np.uint8)
+    return Scene(image, owner, [], [], [], name, (left, top, side))
 
 
 def _try_to_add_digit(scene: Scene, source: Source,
@@ -208,9 +198,9 @@ def _try_to_add_digit(scene: Scene, source: Source,
     mask = np.zeros((size, size), bool)
     mask[tile] = opacity >= 0.5
 
-    masks = [instance.mask & ~mask for instance in scene.instances]
-    for instance, visible in zip(scene.instances, masks):
-        if visible.sum() < MIN_VISIBLE * instance.ink_area:
+    for number, ink_area in enumerate(scene.ink_areas, start=1):
+        visible = (scene.owner == number) & ~mask
+        if visible.sum() < MIN_VISIBLE * ink_area:
             return
     colour = _contrasting_colour(scene.image[tile], rng)
     if colour is None:
@@ -218,11 +208,10 @@ def _try_to_add_digit(scene: Scene, source: Source,
     opacity = opacity[..., None]
     scene.image[tile] = _to_uint8(
         opacity * colour + (1 - opacity) * scene.image[tile])
-    for instance, visible in zip(scene.instances, masks):
-        instance.mask = visible
-    scene.instances.append(
-        Instance(
-            int(label), int(source.samples[which]), int(mask.sum()), mask))
+    scene.labels.append(int(label))
+    scene.samples.append(int(source.samples[which]))
+    scene.ink_areas.append(int(mask.sum()))
+    scene.owner[mask] = len(scene.labels)
 
 
 def _contrasting_colour(covered: np.ndarray,
@@ -245,10 +234,8 @@ def label_map(scene: Scene) -> np.ndarray:
     0 would be unlabelled and never occurs, 1 is the background, 2 to 11 are
     the digits; ``reduce_zero_label=True`` makes it 0 and 1 to 10.
     """
-    labels = np.ones(scene.image.shape[:2], np.uint8)
-    for instance in scene.instances:
-        labels[instance.mask] = instance.label + 2
-    return labels
+    names = [1, *(label + 2 for label in scene.labels)]
+    return np.array(names, np.uint8)[scene.owner]
 
 
 def coco_annotations(scene: Scene, image_id: int,
@@ -260,19 +247,20 @@ def coco_annotations(scene: Scene, image_id: int,
     ``sample`` the digit's index in load_digits().
     """
     annotations = []
-    for number, instance in enumerate(scene.instances):
-        code = coco_mask.encode(np.asfortranarray(instance.mask, np.uint8))
+    for number, label in enumerate(scene.labels):
+        mask = np.asfortranarray(scene.owner == number + 1, np.uint8)
+        code = coco_mask.encode(mask)
         annotations.append(
             dict(
                 id=first_id + number,
                 image_id=image_id,
-                category_id=instance.label + 1,
+                category_id=label + 1,
                 bbox=coco_mask.toBbox(code).tolist(),
                 area=int(coco_mask.area(code)),
                 segmentation=dict(
                     size=code['size'], counts=code['counts'].decode()),
                 iscrowd=0,
-                sample=instance.sample))
+                sample=scene.samples[number]))
     return annotations
 
 
@@ -357,8 +345,9 @@ def prepare_digits(out_dir: str | Path,
 
 
 def _check_arguments(arguments: dict) -> None:
-    for name, (lowest, highest) in ARGUMENT_RANGES.items():
-        value = arguments[name]
+    ranges = dict(image_size=(64, 1024), seed=(0, 2**32 - 1))
+    for name, value in arguments.items():
+        lowest, highest = ranges.get(name, (1, 100000))
         if not isinstance(value, int) or not lowest <= value <= highest:
             raise ValueError(f'{name} must be a whole number from {lowest} '
                              f'to {highest}, got {value!r}')

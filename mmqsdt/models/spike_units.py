@@ -1,6 +1,6 @@
 """What necks and heads are made of: a neuron, then a layer that reads it."""
 
-from mmcv.cnn import ConvModule, build_norm_layer
+from mmcv.cnn import Conv2d, ConvModule, build_norm_layer
 from mmengine.model import kaiming_init
 from torch import Tensor, nn
 
@@ -77,6 +77,7 @@ class SpikeLinear(nn.Module):
         self.fc = LSQLinear(in_features, out_features, bits=weight_bits)
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         return self.fc(self.neuron(x))
 
 
@@ -98,7 +99,7 @@ def to_spike_conv(layer: nn.Module, neuron: dict,
     norm_cfg = None
     if isinstance(layer, ConvModule):
         layer, norm_cfg = layer.conv, layer.norm_cfg
-    plain = type(layer) is nn.Conv2d and layer.groups == 1 and all(
+    plain = type(layer) in (nn.Conv2d, Conv2d) and layer.groups == 1 and all(
         (pad, dilation) == (kernel // 2, 1) for pad, kernel, dilation in zip(
             layer.padding, layer.kernel_size, layer.dilation))
     if not plain:

@@ -1,8 +1,6 @@
 import logging
 from copy import deepcopy
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -14,14 +12,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmqsdt
-from mmqsdt import (IELIF, LSQConv2d, QSDTransformer,
-                    convert_reference_checkpoint, get_config_path)
+from mmqsdt import (
+    IELIF,
+    LSQConv2d,
+    QSDTransformer,
+    convert_reference_checkpoint,
+    get_config_path,
+)
 from mmqsdt.convert import convert_reference_key
 from mmqsdt.layers import SpikingNeuron
 from mmqsdt.models import ARCHS
 from mmqsdt.models.backbones.qsd_transformer import resolve_arch
 
-DATA = Path(__file__).resolve().parents[1] / 'data'
 SMALL = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1), num_heads=2)
 TAPS = (0, 1, 2, 3, 4)
 
@@ -38,33 +40,16 @@ PARAMETERS = {
 }
 
 
-class Golden:
-    """Vectors of the authors' code, and the arch that made them."""
-
-    def __init__(self, name):
-        with np.load(DATA / f'{name}.npz') as file:
-            self.arrays = dict(file)
-        self.state = self.group('state')
-
-    def __getitem__(self, key):
-        return torch.from_numpy(self.arrays[key])
-
-    def group(self, name):
-        return {
-            k.removeprefix(f'{name}/'): torch.from_numpy(v)
-            for k, v in self.arrays.items() if k.startswith(f'{name}/')
-        }
-
-    @property
-    def arch(self):
-        units = ('downsample1_2', 'downsample2', 'downsample3', 'downsample4')
-        dims = [len(self.state[f'{u}.encode_conv.weight']) for u in units]
-        depths = [
-            len({k.split('.')[1]
-                 for k in self.state if k.startswith(block)})
-            for block in ('block3.', 'block4.')
-        ]
-        return dict(embed_dims=dims, depths=depths, num_heads=8)
+def published_arch(state):
+    """The arch dict of a published state dict, from its shapes."""
+    units = ('downsample1_2', 'downsample2', 'downsample3', 'downsample4')
+    dims = [len(state[f'{unit}.encode_conv.weight']) for unit in units]
+    depths = [
+        len({k.split('.')[1]
+             for k in state if k.startswith(block)})
+        for block in ('block3.', 'block4.')
+    ]
+    return dict(embed_dims=dims, depths=depths, num_heads=8)
 
 
 def small_model(seed=0, **kwargs):
@@ -98,38 +83,46 @@ def assert_same(actual, expected):
 
 
 # Equal to the published network ---------------------------------------------
-@pytest.fixture(scope='module')
-def golden():
-    return Golden('tiny_cls')
+@pytest.fixture
+def state(golden):
+    return golden('tiny_cls', 'state/')
 
 
-@pytest.fixture()
-def classifier(golden):
+@pytest.fixture
+def classifier(state):
     """Our backbone and head with the weights of the golden classifier."""
     pytest.importorskip('mmpretrain')
+    arch = published_arch(state)
     model = nn.ModuleDict(
         dict(
-            backbone=QSDTransformer(golden.arch, out_indices=TAPS),
-            head=mmqsdt.SpikeLinearClsHead(10, golden.arch['embed_dims'][3])))
-    model.load_state_dict(convert_reference_checkpoint(golden.state))
+            backbone=QSDTransformer(arch, out_indices=TAPS),
+            head=mmqsdt.SpikeLinearClsHead(10, arch['embed_dims'][3])))
+    model.load_state_dict(convert_reference_checkpoint(state))
     return model
+
+
+def test_arch_is_read_from_the_published_shapes(state):
+    assert published_arch(state) == dict(
+        embed_dims=[16, 32, 64, 80], depths=[3, 1], num_heads=8)
 
 
 def test_eval_maps_and_logits_equal_the_published_network(
         golden, classifier):
+    vectors = golden('tiny_cls')
     classifier.eval()
     with torch.no_grad():
-        maps = classifier['backbone'](golden['input'])
+        maps = classifier['backbone'](vectors['input'])
         logits = classifier['head'](maps)
     # 1e-5: float32 sums in another order; the spikes are the same.
     for i, x in enumerate(maps):
-        expected = golden[f'stage{i}'][0]
+        expected = vectors[f'stage{i}'][0]
         assert expected.std() > 0.1
         torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(logits, golden['logits'], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, vectors['logits'], rtol=0, atol=1e-5)
 
 
 def test_every_neuron_fires_as_in_the_published_network(golden, classifier):
+    vectors = golden('tiny_cls')
     fired = []
     for module in classifier.modules():
         if isinstance(module, SpikingNeuron):
@@ -137,23 +130,26 @@ def test_every_neuron_fires_as_in_the_published_network(golden, classifier):
                 (y.mean().item(), (y != 0).float().mean().item())))
     classifier.eval()
     with torch.no_grad():
-        classifier['head'](classifier['backbone'](golden['input']))
-    assert len(fired) == len(golden.arrays['neuron_names']) == 49
+        classifier['head'](classifier['backbone'](vectors['input']))
+    assert len(fired) == len(vectors['neuron_names']) == 49
     mean, nonzero = torch.tensor(fired).T
     # 1e-6: the spikes are equal, their means are sums in another order.
     for ours, key in ((mean, 'neuron_mean'), (nonzero, 'neuron_nonzero')):
-        torch.testing.assert_close(ours, golden[key], rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours, vectors[key], rtol=0, atol=1e-6)
 
 
-def test_training_pass_equals_the_published_network(golden, classifier):
+def test_training_pass_equals_the_published_network(
+        golden, state, classifier):
+    vectors = golden('tiny_cls')
     classifier.train()
-    logits = classifier['head'](classifier['backbone'](golden['input']))
+    logits = classifier['head'](classifier['backbone'](vectors['input']))
     logits.square().mean().backward()
+    # 1e-5: float32 sums in another order.
     torch.testing.assert_close(
-        logits, golden['train_logits'], rtol=0, atol=1e-5)
+        logits, vectors['train_logits'], rtol=0, atol=1e-5)
 
     parameters = dict(classifier.named_parameters())
-    gradients = golden.group('grad')
+    gradients = golden('tiny_cls', 'grad/')
     assert len(gradients) == 6
     for key, expected in gradients.items():
         grad = parameters[convert_reference_key(key)].grad
@@ -161,25 +157,29 @@ def test_training_pass_equals_the_published_network(golden, classifier):
         error = (grad - expected).abs().max() / expected.abs().max()
         assert error < 1e-4, key
 
-    state = classifier.state_dict()
-    after = golden.group('after_train')
+    ours = classifier.state_dict()
+    after = golden('tiny_cls', 'after_train/')
     assert len(after) == 6
     for key, expected in after.items():
-        assert not torch.equal(expected, golden.state[key])
+        assert not torch.equal(expected, state[key])
+        # Means and variances are float32 sums in another order.
         torch.testing.assert_close(
-            state[convert_reference_key(key)], expected, rtol=1e-5, atol=1e-6)
+            ours[convert_reference_key(key)], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_detection_taps_equal_the_published_backbone():
-    golden = Golden('det_backbone')
-    model = QSDTransformer(golden.arch, out_indices=(1, 2, 3, 4)).eval()
+def test_detection_taps_equal_the_published_backbone(golden):
+    vectors = golden('det_backbone')
+    state = golden('det_backbone', 'state/')
+    model = QSDTransformer(
+        published_arch(state), out_indices=(1, 2, 3, 4)).eval()
     model.load_state_dict(
-        convert_reference_checkpoint(golden.state, backbone_only=True))
+        convert_reference_checkpoint(state, backbone_only=True))
     with torch.no_grad():
-        maps = model(golden['input'])
+        maps = model(vectors['input'])
+    # 1e-5: float32 sums in another order; the spikes are the same.
     for i, x in enumerate(maps):
         torch.testing.assert_close(
-            x, golden[f'out{i}'][0], rtol=0, atol=1e-5)
+            x, vectors[f'out{i}'][0], rtol=0, atol=1e-5)
 
 
 # The zoo --------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_mlp_ratio_sets_the_hidden_width():
     model = QSDTransformer(dict(SMALL, mlp_ratio=2))
     assert model.stages[1].blocks[0].conv1.conv.out_channels == 16
     assert model.stages[3].blocks[0].fc1.conv.out_channels == 32
-    assert model(torch.rand(1, 3, 16, 16))[0].shape == (1, 16, 1, 1)
+    assert model(torch.rand(2, 3, 16, 16))[0].shape == (2, 16, 1, 1)
 
 
 @pytest.mark.parametrize('arch, message', [
@@ -314,7 +314,7 @@ def test_stages_behind_the_last_tap_do_not_run():
 
 def test_other_input_channels():
     model = small_model(in_channels=2)
-    assert model(torch.rand(1, 2, 16, 16))[0].shape == (1, 4, 8, 8)
+    assert model(torch.rand(2, 2, 16, 16))[0].shape == (2, 4, 8, 8)
 
 
 # Time -----------------------------------------------------------------------
@@ -490,7 +490,7 @@ def test_norm_eval_keeps_the_statistics_while_training():
 def test_drop_path_grows_linearly_over_the_blocks():
     model = QSDTransformer('tiny', drop_path_rate=0.7)
     rates = [b.drop_path.drop_prob for s in model.stages for b in s.blocks]
-    # 1e-6: the rates come from a float32 linspace.
+    # 1e-6: tenths are rounded, at worst to float32.
     assert rates == pytest.approx([0.1 * i for i in range(8)], abs=1e-6)
 
 
@@ -523,11 +523,11 @@ def classifier_checkpoint(tmp_path_factory):
     return path, state
 
 
-@pytest.fixture()
+@pytest.fixture
 def log():
     """What is logged meanwhile, one string an entry."""
     lines = []
-    handler = logging.Handler()
+    handler = logging.Handler(logging.INFO)
     handler.emit = lambda record: lines.append(record.getMessage())
     logger = MMLogger.get_current_instance()
     logger.addHandler(handler)
@@ -607,16 +607,16 @@ def test_step_sizes_follow_weights_that_init_weights_changed():
             rtol=1e-6, atol=0)
 
 
-def test_published_checkpoint_loads_as_pretrained(golden, tmp_path, log):
+def test_published_checkpoint_loads_as_pretrained(state, tmp_path, log):
     path = tmp_path / 'published.pth'
-    torch.save(dict(model=golden.state, epoch=3), path)
+    torch.save(dict(model=state, epoch=3), path)
     model = QSDTransformer(
-        golden.arch,
+        published_arch(state),
         init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     model.init_weights()
     assert_same(
         model.state_dict(),
-        convert_reference_checkpoint(golden.state, backbone_only=True))
+        convert_reference_checkpoint(state, backbone_only=True))
     assert sum('keys loaded' in x and 'MISSING' not in x for x in log) == 1
 
 

@@ -2,14 +2,19 @@
 dataset_type = 'CocoDataset'
 data_root = 'data/digits/det/'
 metainfo = dict(classes=tuple(str(d) for d in range(10)))
+# Costs nothing where it is the size of the scenes; the boxes of a prediction
+# are scaled back by the factor that Resize notes.
+resize = dict(type='Resize', scale=(160, 160), keep_ratio=True)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    resize,
     dict(type='PackDetInputs')
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    resize,
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',

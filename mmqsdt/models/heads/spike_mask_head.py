@@ -1,7 +1,6 @@
 """Spiking mask head, for MMDetection."""
 
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmengine.model import kaiming_init
 from torch import nn
 
 from ...registry import MODELS
@@ -60,10 +59,3 @@ class SpikeFCNMaskHead(FCNMaskHead):
         self.conv_logits = to_spike_conv(self.conv_logits, **unit)
         # The base class applies it behind the deconv, where none is needed.
         self.relu = nn.Identity()
-
-    def init_weights(self) -> None:
-        """Initialise as mmdet does, the units inside included."""
-        super().init_weights()
-        for module in self.modules():
-            if isinstance(module, SpikeConv):
-                kaiming_init(module.conv)

@@ -23,6 +23,9 @@ class SpikeRetinaHead(RetinaHead):
             and amplitude 1, rounding half to even.
         weight_bits (int, optional): Bits of the weights; None for float, as
             published. Defaults to None.
+        init_cfg (dict, optional): Defaults to mmdet's for the two predictors
+            and Kaiming for the convs before them: at mmdet's std of 0.01 the
+            potentials stay below the threshold and no spike gets through.
         **kwargs: stacked_convs, feat_channels, norm_cfg, anchor_generator,
             losses, ... of mmdet's RetinaHead.
 
@@ -41,10 +44,22 @@ class SpikeRetinaHead(RetinaHead):
                  in_channels: int,
                  neuron: dict = HEAD_NEURON,
                  weight_bits: int | None = None,
+                 init_cfg: dict | None = dict(
+                     type='Normal',
+                     std=0.01,
+                     override=[
+                         dict(
+                             type='Normal',
+                             name='retina_cls',
+                             std=0.01,
+                             bias_prob=0.01),
+                         dict(type='Normal', name='retina_reg', std=0.01)
+                     ]),
                  **kwargs) -> None:
         # Read by _init_layers, which the base class calls.
         self.unit = dict(neuron=neuron, weight_bits=weight_bits)
-        super().__init__(num_classes, in_channels, **kwargs)
+        super().__init__(
+            num_classes, in_channels, init_cfg=init_cfg, **kwargs)
 
     def _init_layers(self) -> None:
         super()._init_layers()

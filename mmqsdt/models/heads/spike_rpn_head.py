@@ -22,6 +22,9 @@ class SpikeRPNHead(RPNHead):
             and amplitude 1, rounding half to even, as published.
         weight_bits (int, optional): Bits of the weights; None for float, as
             published. Defaults to None.
+        init_cfg (dict, optional): Defaults to mmdet's for the two predictors
+            and Kaiming for the convs before them: at mmdet's std of 0.01 the
+            potentials stay below the threshold and no spike gets through.
         **kwargs: num_convs, feat_channels, anchor_generator, bbox_coder,
             losses, ... of mmdet's RPNHead.
 
@@ -36,10 +39,15 @@ class SpikeRPNHead(RPNHead):
                  in_channels: int,
                  neuron: dict = HEAD_NEURON,
                  weight_bits: int | None = None,
+                 init_cfg: dict | None = dict(
+                     type='Normal',
+                     std=0.01,
+                     override=[dict(name='rpn_cls'),
+                               dict(name='rpn_reg')]),
                  **kwargs) -> None:
         # Read by _init_layers, which the base class calls.
         self.unit = dict(neuron=neuron, weight_bits=weight_bits)
-        super().__init__(in_channels, **kwargs)
+        super().__init__(in_channels, init_cfg=init_cfg, **kwargs)
 
     def _init_layers(self) -> None:
         self.rpn_conv = nn.Sequential(*[

@@ -111,6 +111,7 @@ class SpikeFPN(BaseModule):
                 SpikeConv(channels, out_channels, 3, stride=2, **common))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """See the class."""
         if len(inputs) != len(self.in_channels):
             raise ValueError(f'SpikeFPN was built for '
                              f'{len(self.in_channels)} maps, got '

@@ -1,0 +1,98 @@
+import warnings
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from packaging.version import Version
+
+from mmqsdt import get_config_path, utils, warn_untested_versions
+
+
+def test_config_path_is_absolute_and_loads():
+    path = Path(get_config_path('det/qsdt_maskrcnn_digits.py'))
+    assert path.is_absolute()
+    assert path.parts[-3:] == ('configs', 'det', 'qsdt_maskrcnn_digits.py')
+    assert Config.fromfile(path).default_scope == 'mmdet'
+
+
+def test_config_path_without_a_name_is_the_folder():
+    folder = Path(get_config_path())
+    assert folder.is_dir()
+    assert {'_base_', 'cls', 'det', 'seg'} <= {p.name for p in
+                                               folder.iterdir()}
+
+
+def test_unknown_config_names_what_there_is():
+    with pytest.raises(FileNotFoundError) as error:
+        get_config_path('det/nothing.py')
+    message = str(error.value)
+    assert message.startswith("no config 'det/nothing.py'; there are: ")
+    known = message.split(': ')[1].split(', ')
+    for task in ('cls', 'det', 'seg'):
+        assert any(name.startswith(f'{task}/') for name in known)
+    assert all(Path(get_config_path(name)).is_file() for name in known)
+    assert not any('_base_' in name for name in known)
+
+
+def test_installed_wheel_looks_inside_the_package(tmp_path, monkeypatch):
+    (tmp_path / 'configs/det').mkdir(parents=True)
+    (tmp_path / 'configs/det/x.py').write_text('')
+    monkeypatch.setattr(utils, '__file__', str(tmp_path / 'utils.py'))
+    assert get_config_path('det/x.py') == str(tmp_path / 'configs/det/x.py')
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that these distributions are installed, and no others."""
+    versions = {}
+
+    def version(name):
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(utils, 'version', version)
+    return versions
+
+
+def test_untested_versions_give_one_warning_that_names_them(installed):
+    installed.update({
+        'torch': '1.0', 'onedl-mmcv': '99.0', 'spikingjelly': '2.0.0'})
+    with pytest.warns() as caught:
+        warn_untested_versions()
+    (warning, ) = caught
+    message = str(warning.message)
+    assert 'torch 1.0 (tested: >=' in message
+    assert 'onedl-mmcv 99.0 (tested: >=' in message
+    assert 'spikingjelly' not in message
+    assert 'requirements.txt' in message
+    assert '\n' not in message
+
+
+def test_range_is_closed_below_and_open_above(installed):
+    first, end = utils.TESTED_VERSIONS['torch']
+    installed['torch'] = f'{first}.0+cpu'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        warn_untested_versions()
+    installed['torch'] = end
+    with pytest.warns(UserWarning, match=f'torch {end}'):
+        warn_untested_versions()
+
+
+def test_nothing_installed_gives_no_warning(installed):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        warn_untested_versions()
+
+
+def test_pinned_set_is_inside_the_tested_ranges():
+    requirements = Path(__file__).resolve().parents[1] / 'requirements.txt'
+    pins = dict(
+        line.split('==') for line in requirements.read_text().splitlines()
+        if '==' in line)
+    assert {'torch', 'spikingjelly', 'onedl-mmengine'} <= pins.keys()
+    for name in pins.keys() & utils.TESTED_VERSIONS.keys():
+        first, end = utils.TESTED_VERSIONS[name]
+        assert Version(first) <= Version(pins[name]) < Version(end), name

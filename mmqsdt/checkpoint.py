@@ -1,6 +1,7 @@
 """Reading checkpoints: safely, and never with silent misses."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -31,22 +32,24 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
     with get_local_path(str(path)) as local:
         if not Path(local).is_file():
             raise FileNotFoundError(f'no checkpoint at {path}')
-        if str(path).endswith('.safetensors'):
-            from safetensors.torch import load_file
-            return load_file(local)
         try:
+            if str(path).endswith('.safetensors'):
+                from safetensors.torch import load_file
+                return load_file(local)
             with torch.serialization.safe_globals(
                     safe_checkpoint_classes()):
                 content = torch.load(
                     local, map_location='cpu', weights_only=True)
-        except UnpicklingError as error:
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:
+            # A damaged file fails in any way: EOFError, IndexError, ...
+            reason = str(error).split('WeightsUnpickler error: ')[-1].strip()
+            reason = reason.split('. Please use')[0].split('\n')[0]
             raise ValueError(
                 f'{path} is not a checkpoint that can be loaded safely: it '
                 'is damaged or holds objects other than tensors and plain '
-                f'data ({str(error).splitlines()[0]})') from error
-        except (RuntimeError, EOFError, OSError) as error:
-            raise ValueError(f'{path} is damaged or no checkpoint: '
-                             f'{str(error).splitlines()[0]}') from error
+                f'data ({reason or type(error).__name__})') from error
     for key in ('state_dict', 'model'):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -67,8 +70,16 @@ def safe_checkpoint_classes() -> list:
     scalar = np.float64(0).__reduce__()[0]
     return [
         argparse.Namespace, HistoryBuffer, reconstruct, scalar, np.ndarray,
-        np.dtype, *dtypes
+        np.dtype, *dtypes, (_history_statistic, 'builtins.getattr')
     ]
+
+
+def _history_statistic(cls: type, name: str) -> Callable:
+    """What a pickled HistoryBuffer asks of getattr, and nothing else."""
+    if cls is not HistoryBuffer or name not in ('min', 'max', 'current',
+                                                'mean'):
+        raise UnpicklingError(f'getattr of {name!r} is not plain data')
+    return getattr(cls, name)
 
 
 def load_pretrained(module: nn.Module,

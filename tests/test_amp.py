@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
@@ -51,6 +53,29 @@ def test_gradients_are_accumulated_as_without_it():
         changed.append(not torch.equal(model.weight, before))
         before = model.weight.detach().clone()
     assert changed == [False, True, False, True]
+
+
+def test_accumulating_steps_do_not_synchronise_processes():
+
+    class Distributed(nn.Linear):
+        synchronised = True
+
+        @contextmanager
+        def no_sync(self):
+            self.synchronised = False
+            yield
+            self.synchronised = True
+
+    model = Distributed(4, 2)
+    wrapper = build(model, accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 4)
+    seen = []
+    for _ in range(4):
+        with wrapper.optim_context(model):
+            seen.append(model.synchronised)
+            loss = model(torch.ones(3, 4)).float().sum()
+        wrapper.update_params(loss)
+    assert seen == [False, True, False, True]
 
 
 def test_backbone_trains_and_every_parameter_gets_a_finite_gradient():

@@ -508,6 +508,15 @@ def test_drop_path_acts_in_training_and_not_in_evaluation():
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize('stage', [1, 3])
+def test_drop_path_drops_every_branch_of_a_block(stage):
+    block = small_model().stages[stage].blocks[0].train()
+    x = torch.rand(2, *{1: (8, 8, 8), 3: (16, 4, 4)}[stage])
+    assert not torch.equal(block(x), x)
+    block.drop_path.drop_prob = 1 - 1e-6
+    assert torch.equal(block(x), x)
+
+
 # Pretrained weights in the three frameworks ---------------------------------
 @pytest.fixture(scope='module')
 def classifier_checkpoint(tmp_path_factory):

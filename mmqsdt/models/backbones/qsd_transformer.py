@@ -111,16 +111,20 @@ class Stage(nn.Module):
 def kept_statistics(module: nn.Module):
     """Keep batch norms from updating twice when a block is recomputed."""
     norms = [
-        m for m in module.modules()
+        (m, m.momentum, m.num_batches_tracked.clone())
+        for m in module.modules()
         if isinstance(m, _BatchNorm) and m.track_running_stats
     ]
-    for norm in norms:
-        norm.track_running_stats = False
+    # Not track_running_stats = False: that would save fewer tensors for the
+    # backward pass than the first forward did.
+    for norm, _, _ in norms:
+        norm.momentum = 0.
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, batches in norms:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 def resolve_arch(arch: str | dict) -> dict:
@@ -259,7 +263,8 @@ class QSDTransformer(BaseModule):
         strides = (2, 2, 2, 2, stage4_stride)
         self.channels = dims
         self.strides = (2, 4, 8, 16, 16 * stage4_stride)
-        drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths)))
+        last = sum(depths) - 1
+        drop_path = (drop_path_rate * i / last for i in range(last + 1))
         common = dict(
             neuron=neuron, weight_bits=weight_bits, time_steps=time_steps)
 
@@ -274,7 +279,7 @@ class QSDTransformer(BaseModule):
                 **dict(common, neuron=neuron if i else None))
             blocks = []
             for _ in range(depth):
-                rate = float(next(drop_path))
+                rate = next(drop_path)
                 if i < 3:
                     block = ConvBlock(dim, arch['mlp_ratio'], rate, **common)
                 else:

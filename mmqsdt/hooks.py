@@ -6,7 +6,7 @@ from pathlib import Path
 import mmcv
 import torch
 from mmengine.hooks import Hook
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
 from .registry import HOOKS
@@ -108,5 +108,6 @@ def enlarge(sample: BaseDataElement, factor: int) -> BaseDataElement:
                               masks.width * factor)).to_ndarray()).bool()
     for name in ('gt_sem_seg', 'pred_sem_seg'):
         if sample.get(name) is not None:
-            sample.get(name).set_data(dict(data=pixels(sample.get(name).data)))
+            sample.set_field(
+                PixelData(data=pixels(sample.get(name).data)), name)
     return sample

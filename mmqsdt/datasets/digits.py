@@ -37,7 +37,8 @@ SPLITS = dict(train='training', val='validation')
 # keeps what lies on the border from being in both.
 PHOTO_COLUMNS = dict(train=(0, 480), val=(500, 640))
 CROP_SIDE = (70, 140)  # of a background, in pixels of the photograph
-BRIGHTNESS = (0.6, 1.2)
+BRIGHTNESS = (0.3, 0.7)  # of a background, which light ink stands out from
+INK_COLOUR = (170, 255)
 VAL_SHARE = 0.2  # of the scanned digits
 SINGLE_SIZE = 32  # pixels, images of single digits
 DIGITS_PER_SCENE = (2, 5)
@@ -48,8 +49,8 @@ DIGIT_HEIGHT = (0.15, 0.4)
 INK_RANGE = (0.25, 0.65)
 # Of a digit's ink that digits painted later must leave visible.
 MIN_VISIBLE = 0.85
-# Levels of luma (0..255) between the ink and nine tenths of its surroundings.
-MIN_CONTRAST = 80
+# Levels of luma (0..255) between the ink and four fifths of its surroundings.
+MIN_CONTRAST = 60
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 # Places tried for the digits of a scene before its background is drawn anew.
 MAX_TRIES = 100
@@ -217,10 +218,10 @@ def _try_to_add_digit(scene: Scene, source: Source,
 def _contrasting_colour(covered: np.ndarray,
                         rng: np.random.Generator) -> np.ndarray | None:
     """Draw a colour that stands out from pixels (h, w, 3), if there is one."""
-    colours = rng.uniform(0, 255, (16, 3))
+    colours = rng.uniform(*INK_COLOUR, (16, 3))
     luma = (covered @ LUMA).reshape(-1, 1)
     contrast = np.abs(luma - colours @ LUMA)  # (h*w, 16)
-    stands_out = (contrast >= MIN_CONTRAST).mean(0) >= 0.9
+    stands_out = (contrast >= MIN_CONTRAST).mean(0) >= 0.8
     return colours[stands_out.argmax()] if stands_out.any() else None
 
 

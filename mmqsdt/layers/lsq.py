@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from ..registry import MODELS
 
-# A learned step below this acts as if it were this: never zero or negative.
-MIN_STEP_SIZE = 1e-8
+# A learned step never falls below this share of what it started from. There,
+# nearly all weights would be clipped to the ends of the range.
+MIN_STEP_SHARE = 0.05
 
 
 class _QuantizeWeight(torch.autograd.Function):
@@ -52,7 +53,9 @@ class LSQWeight:
     The step size starts at :math:`2 mean|w| / \sqrt{2^{b-1} - 1}`. As long
     as nobody has learned or loaded it, it follows the weights: it is derived
     again when float weights are loaded without one, and on first use if the
-    weights were re-initialised in between.
+    weights were re-initialised in between. It stays above 1/20 of where it
+    started, and above 0 in every checkpoint: an optimizer such as Adam moves
+    it by its learning rate, whatever its size.
 
     Source: LSQ (arXiv 1902.08153), eq. 1-3 and section 2.1; the scale over
     the whole tensor as in QSD-Transformer (arXiv 2501.13492).
@@ -71,6 +74,8 @@ class LSQWeight:
         self.step_size = nn.Parameter(self.weight.new_empty(len(self.weight)))
         self.register_buffer(
             'initial_step', self.weight.new_empty(()), persistent=False)
+        self.register_buffer(
+            'min_step', self.weight.new_empty(()), persistent=False)
         self.reset_step_size()
 
     @torch.no_grad()
@@ -82,6 +87,7 @@ class LSQWeight:
         mean = torch.where(mean > 0, mean, mean.new_tensor(default))
         self.initial_step.copy_(2 * mean / self.qmax**0.5)
         self.step_size.copy_(self.initial_step.expand_as(self.step_size))
+        self.min_step.copy_(MIN_STEP_SHARE * self.initial_step)
 
     @torch.compiler.disable
     def settle_step_size(self) -> None:
@@ -93,12 +99,18 @@ class LSQWeight:
                 self.reset_step_size()
 
     def positive_step_size(self) -> Tensor:
-        """The step size in use, (out_channels,), never below 1e-8.
+        """The step size in use, (out_channels,), never below its minimum.
 
         The gradient passes the lower bound, so that a channel recovers.
         """
         value = self.step_size.detach()
-        return value.clamp(min=MIN_STEP_SIZE) + (self.step_size - value)
+        return torch.maximum(value, self.min_step) + (self.step_size - value)
+
+    @torch.no_grad()
+    def bound_step_size(self) -> None:
+        """Bring a step that an optimizer made too small back to its bound."""
+        if self.bits is not None and not self.step_size.is_meta:
+            self.step_size.clamp_(min=self.min_step)
 
     def quantized_weight(self) -> Tensor:
         """w_q = s * code, of the weight's shape; w itself without bits."""
@@ -106,6 +118,8 @@ class LSQWeight:
             return self.weight
         if self._untouched:
             self.settle_step_size()
+        if self.training:
+            self.bound_step_size()
         step = self.positive_step_size()
         step = step.view(-1, *[1] * (self.weight.dim() - 1))
         scale = (self.weight.numel() * self.qmax)**-0.5
@@ -127,6 +141,10 @@ class LSQWeight:
         code = (self.weight / step).clamp_(self.qmin, self.qmax).round_()
         return code.to(torch.int8)
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        self.bound_step_size()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata,
                               strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
@@ -142,6 +160,11 @@ class LSQWeight:
             if not (torch.isfinite(step).all() and (step > 0).all()):
                 error_msgs.append(f'{key} must be finite and positive; the '
                                   'checkpoint is damaged or was not trained')
+                return
+            # What was learned elsewhere is right as it is.
+            with torch.no_grad():
+                self.min_step.copy_(
+                    torch.minimum(MIN_STEP_SHARE * step.mean(), step.min()))
         else:  # float weights
             if key in missing_keys:
                 missing_keys.remove(key)

@@ -381,7 +381,8 @@ def test_a_step_size_pushed_below_zero_stays_usable_and_recovers(make):
     assert (layer.positive_step_size() > 0).all()
     assert layer(sample(layer)).isfinite().all()
     # The sign of the weights must survive: the range is not mirrored.
-    assert (layer.integer_weight().sign() == layer.weight.sign()).all()
+    code = layer.integer_weight()
+    assert (code * layer.weight >= 0).all() and code.any()
 
     optimizer = torch.optim.SGD([layer.step_size], lr=0.2)
     for _ in range(100):
@@ -407,6 +408,34 @@ def test_a_violent_optimizer_never_makes_the_output_infinite():
         optimizer.step()
         for layer in (model[0], model[2]):
             assert (layer.positive_step_size() > 0).all()
+
+
+@BOTH
+def test_a_checkpoint_never_holds_a_step_size_that_is_not_positive(make):
+    layer = make()
+    start = layer.step_size[0].item()
+    with torch.no_grad():
+        layer.step_size.sub_(2 * start)
+    before = layer.quantized_weight()
+    state = layer.state_dict()
+    assert torch.equal(state['step_size'],
+                       layer.min_step.expand_as(layer.step_size))
+    assert layer.min_step.item() == pytest.approx(start / 20)
+    again = make()
+    again.load_state_dict(state)
+    assert torch.equal(again.quantized_weight(), before)
+
+
+@BOTH
+def test_a_small_step_size_from_a_checkpoint_is_kept(make):
+    layer = make()
+    state = {k: v.clone() for k, v in layer.state_dict().items()}
+    state['step_size'] /= 1000
+    state['step_size'][0] /= 1000
+    layer.load_state_dict(state)
+    layer(sample(layer))
+    assert torch.equal(layer.step_size, state['step_size'])
+    assert torch.equal(layer.positive_step_size(), state['step_size'])
 
 
 # ------------------------------------------------------------- in mm modules

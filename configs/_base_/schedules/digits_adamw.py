@@ -6,6 +6,11 @@ optim_wrapper = dict(
         type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5., norm_type=2),
     paramwise_cfg=dict(
-        norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
+        norm_decay_mult=0.,
+        bias_decay_mult=0.,
+        flat_decay_mult=0.,
+        # Adam moves every parameter by the learning rate; a step size is
+        # only a few hundredths.
+        custom_keys=dict(step_size=dict(lr_mult=0.05, decay_mult=0.))))
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 randomness = dict(seed=0)

@@ -10,7 +10,7 @@ from . import compat
 compat.install()  # before anything imports mmcv.ops
 
 from .convert import convert_reference_checkpoint  # noqa: E402
-from .layers import (IELIF, LIF, LSQConv2d, LSQLinear)  # noqa: E402
+from .layers import IELIF, LIF, LSQConv2d, LSQLinear  # noqa: E402
 from .models import QSDTransformer  # noqa: E402
 from .registry import FRAMEWORK_CLASSES, import_framework_class  # noqa: E402
 from .utils import get_config_path, warn_untested_versions  # noqa: E402

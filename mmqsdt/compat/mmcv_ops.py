@@ -460,8 +460,9 @@ def ms_deform_attn_forward(value: Tensor, shapes: Tensor, starts: Tensor,
                            locations: Tensor, weights: Tensor,
                            im2col_step: int) -> Tensor:
     """Multi-scale deformable attention (arXiv 2010.04159)."""
-    from mmcv.ops.multi_scale_deform_attn import \
-        multi_scale_deformable_attn_pytorch as attention
+    from mmcv.ops.multi_scale_deform_attn import (
+        multi_scale_deformable_attn_pytorch as attention,
+    )
     return attention(value, shapes, locations, weights)
 
 

@@ -81,7 +81,7 @@ class IELIF(SpikingNeuron):
     gradient of C is :math:`1 / \theta` where :math:`0 < H / \theta < D`
     and 0 elsewhere.
 
-    Shape: ``(T*B, ...)`` in, the same out. Values in :math:`\{0, a, .., D a\}`.
+    Shape: ``(T*B, ...)`` in, the same out, each value one of 0, a, .., D a.
 
     Args:
         levels (int): D, the largest spike count. Defaults to 4.

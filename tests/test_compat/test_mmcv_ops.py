@@ -405,7 +405,9 @@ def test_masked_conv_is_the_conv_where_the_mask_is_set():
 
 def test_ms_deform_attn_equals_mmcvs_own_reference():
     from mmcv.ops.multi_scale_deform_attn import (
-        MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch)
+        MultiScaleDeformableAttnFunction,
+        multi_scale_deformable_attn_pytorch,
+    )
     shapes = torch.tensor([[4, 3], [2, 2]])
     value = torch.rand(2, 16, 2, 4, requires_grad=True)
     places = torch.rand(2, 5, 2, 2, 3, 2, requires_grad=True)

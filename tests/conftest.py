@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 DATA = Path(__file__).parent / 'data'
 
@@ -22,6 +23,12 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_default_scope() -> None:
+    """A test of one framework does not decide what the next one builds."""
+    DefaultScope._instance_dict.clear()
+
+
 @cache
 def _read(name: str) -> dict[str, np.ndarray]:
     with np.load(DATA / f'{name}.npz', allow_pickle=False) as arrays:
@@ -32,7 +39,7 @@ def load_golden(name: str, prefix: str = '') -> dict:
     """Entries of ``tests/data/<name>.npz`` whose names start with a prefix.
 
     Args:
-        name (str): 'units', 'tiny_cls' or 'det_backbone'.
+        name (str): 'units', 'tiny_cls', 'det_backbone' or 'heads'.
         prefix (str): Selects entries and is cut off their names, e.g.
             'conv2d/' or 'state/'. Defaults to '' (all entries).
 

@@ -36,6 +36,7 @@ def built() -> dict:
     def get(name: str) -> tuple[Config, nn.Module]:
         if name not in cache:
             cache[name] = build(name)
+        init_default_scope(cache[name][0].default_scope)
         return cache[name]
 
     return get

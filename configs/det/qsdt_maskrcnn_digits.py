@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/digits_instance.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/det_runtime.py'
 ]
-epochs = 6
+epochs = 8
 width = 64
 model = dict(
     backbone=dict(arch='tiny'),
@@ -21,11 +21,11 @@ model = dict(
         mask_head=dict(
             in_channels=width,
             conv_out_channels=width,
-            num_convs=2,
+            num_convs=1,
             num_classes=10)),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=64))),
+        rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)))
 param_scheduler = [
     dict(
@@ -38,7 +38,7 @@ param_scheduler = [
         convert_to_iter_based=True)
 ]
 train_cfg = dict(
-    type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=2)
+    type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(logger=dict(interval=20))

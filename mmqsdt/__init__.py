@@ -11,7 +11,7 @@ compat.install()  # before anything imports mmcv.ops
 
 from .convert import convert_reference_checkpoint  # noqa: E402
 from .layers import IELIF, LIF, LSQConv2d, LSQLinear  # noqa: E402
-from .models import QSDTransformer  # noqa: E402
+from .models import QSDTransformer, SpikeFPN  # noqa: E402
 from .registry import FRAMEWORK_CLASSES, import_framework_class  # noqa: E402
 from .utils import get_config_path, warn_untested_versions  # noqa: E402
 from .version import __version__  # noqa: E402
@@ -26,6 +26,7 @@ def __getattr__(name: str) -> type:
 
 
 __all__ = [
-    'IELIF', 'LIF', 'LSQConv2d', 'LSQLinear', 'QSDTransformer', '__version__',
+    'IELIF', 'LIF', 'LSQConv2d', 'LSQLinear', 'QSDTransformer', 'SpikeFPN',
+    '__version__',
     'convert_reference_checkpoint', 'get_config_path', *FRAMEWORK_CLASSES
 ]

@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/digits_instance.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/det_runtime.py'
 ]
-epochs = 8
+epochs = 6
 width = 64
 model = dict(
     backbone=dict(arch='tiny'),
@@ -38,7 +38,7 @@ param_scheduler = [
         convert_to_iter_based=True)
 ]
 train_cfg = dict(
-    type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=4)
+    type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(logger=dict(interval=20))

@@ -62,7 +62,7 @@ class SpikeAttention(nn.Module):
                  time_steps: int = 1,
                  scale: float = 0.25) -> None:
         super().__init__()
-        if channels % num_heads:
+        if num_heads < 1 or channels % num_heads:
             raise ValueError(f'{channels} channels do not split into '
                              f'{num_heads} heads')
         self.num_heads = num_heads

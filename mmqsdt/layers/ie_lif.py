@@ -51,8 +51,9 @@ class SpikingNeuron(nn.Module):
 
     def __init__(self, time_steps: int = 1) -> None:
         super().__init__()
-        if time_steps < 1:
-            raise ValueError(f'time_steps must be >= 1, got {time_steps}')
+        if time_steps < 1 or int(time_steps) != time_steps:
+            raise ValueError('time_steps must be an integer >= 1, got '
+                             f'{time_steps}')
         self.time_steps = time_steps
 
     def split_time(self, x: Tensor) -> Tensor:
@@ -177,6 +178,9 @@ class LIF(SpikingNeuron):
         inplace (bool): Accepted, because mm modules pass it to activations.
             Defaults to False.
 
+    Raises:
+        ValueError: For arguments out of range.
+
     Source: SpikingJelly (Science Advances 2023), ``neuron.LIFNode``.
     """
 
@@ -189,6 +193,9 @@ class LIF(SpikingNeuron):
                  time_steps: int = 1,
                  inplace: bool = False) -> None:
         super().__init__(time_steps)
+        if tau <= 1 or threshold <= 0:
+            raise ValueError('tau must be > 1 and threshold positive, got '
+                             f'{tau} and {threshold}')
         self.threshold = threshold
         self.node = neuron.LIFNode(
             tau=tau,

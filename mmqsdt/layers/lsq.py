@@ -62,7 +62,7 @@ class LSQWeight:
     """
 
     def _init_quantizer(self, bits: int | None) -> None:
-        if bits not in (2, 3, 4, 8, None):
+        if bits not in (2, 3, 4, 8, None) or isinstance(bits, float):
             raise ValueError('bits must be 2, 3, 4, 8, or None for float '
                              f'weights, got {bits!r}')
         self.bits = bits

@@ -43,7 +43,7 @@ class BatchNormPad(nn.Module):
         # Read after the norm: this batch's update of the statistics counts.
         border = self.border_value().to(x.dtype).view(1, c, 1, 1)
         out = border.repeat(n, 1, h + 2 * p, w + 2 * p)
-        out[:, :, p:-p, p:-p] = x
+        out[:, :, p:p + h, p:p + w] = x
         return out
 
 

@@ -9,7 +9,7 @@ exec((here / 'mmqsdt/version.py').read_text(), version)
 cls = ['onedl-mmpretrain>=1.3.5,<2', 'torchvision>=0.20']
 det = ['onedl-mmdetection>=3.5,<4', 'torchvision>=0.20', 'pycocotools']
 seg = ['onedl-mmsegmentation>=1.4,<2', 'torchvision>=0.20']
-demo = ['scikit-learn>=1.3', 'pycocotools', 'tqdm']
+demo = ['scikit-learn>=1.3', 'pillow', 'pycocotools', 'tqdm']
 everything = sorted({*cls, *det, *seg, *demo})
 test = [*everything, 'pytest>=8', 'pytest-xdist>=3', 'ruff']
 

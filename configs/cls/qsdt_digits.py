@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/qsdt_cls.py', '../_base_/datasets/digits_cls.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/cls_runtime.py'
 ]
-epochs = 15
+epochs = 25
 model = dict(
     data_preprocessor=dict(num_classes=10),
     backbone=dict(arch='tiny'),

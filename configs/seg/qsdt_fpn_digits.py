@@ -3,20 +3,19 @@ _base_ = [
     '../_base_/models/fpn_qsdt.py', '../_base_/datasets/digits_semantic.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/seg_runtime.py'
 ]
-iterations = 500
-width = 64
+iterations = 1500
+width = 32
 model = dict(
-    data_preprocessor=dict(size=(160, 160)),
-    backbone=dict(
-        arch='tiny', out_indices=(1, 2, 3, 4), stage4_stride=2),
-    neck=dict(in_channels=[16, 48, 96, 128], out_channels=width),
+    data_preprocessor=dict(size=(64, 64)),
+    backbone=dict(arch='tiny'),
+    neck=dict(in_channels=[8, 16, 48, 128], out_channels=width),
     decode_head=dict(
         in_channels=[width] * 4,
-        feature_strides=[4, 8, 16, 32],
         channels=width,
         num_classes=11,
         # Nine pixels in ten are background.
         loss_decode=dict(class_weight=[0.2] + [1.] * 10)))
+optim_wrapper = dict(optimizer=dict(lr=4e-3))
 param_scheduler = [
     dict(
         type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
@@ -29,8 +28,8 @@ param_scheduler = [
         by_epoch=False)
 ]
 train_cfg = dict(
-    type='IterBasedTrainLoop', max_iters=iterations, val_interval=250)
+    type='IterBasedTrainLoop', max_iters=iterations, val_interval=500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=250))
+    logger=dict(interval=50), checkpoint=dict(interval=500))

@@ -8,15 +8,23 @@ metainfo = dict(
              [0, 130, 200], [245, 130, 48], [145, 30, 180], [70, 240, 240],
              [240, 50, 230], [210, 245, 60], [250, 190, 212]])
 
+# The digits were scanned at 8x8: at 64 pixels a scene loses nothing of them,
+# and costs a sixth. Scores are taken at the full size of the label maps.
+resize = dict(
+    type='Resize', scale=(64, 64), keep_ratio=True, interpolation='area')
 train_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'), resize,
+    dict(type='PackSegInputs')
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'), resize,
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs')
 ]
-test_pipeline = train_pipeline
 
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=16,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

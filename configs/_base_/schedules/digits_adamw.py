@@ -4,7 +4,7 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(
         type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
-    clip_grad=dict(max_norm=5., norm_type=2),
+    clip_grad=dict(max_norm=35., norm_type=2),
     paramwise_cfg=dict(
         norm_decay_mult=0.,
         bias_decay_mult=0.,

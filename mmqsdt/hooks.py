@@ -26,7 +26,7 @@ class DrawPredictionsHook(Hook):
         min_size (int): Shorter side of a picture, in pixels, at least.
             Defaults to 480.
         score_thr (float): Detections below it are not drawn.
-            Defaults to 0.3.
+            Defaults to 0.5.
     """
 
     def __init__(self,
@@ -34,7 +34,7 @@ class DrawPredictionsHook(Hook):
                  number: int | None = None,
                  show: bool = False,
                  min_size: int = 480,
-                 score_thr: float = 0.3) -> None:
+                 score_thr: float = 0.5) -> None:
         self.out_dir = Path(out_dir) if out_dir else None
         self.number = number
         self.show = show

@@ -1,7 +1,11 @@
 # Digits scenes in COCO format; see tools/prepare_data.py.
 dataset_type = 'CocoDataset'
 data_root = 'data/digits/det/'
-metainfo = dict(classes=tuple(str(d) for d in range(10)))
+metainfo = dict(
+    classes=tuple(str(d) for d in range(10)),
+    palette=[(230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200),
+             (245, 130, 48), (145, 30, 180), (70, 240, 240), (240, 50, 230),
+             (210, 245, 60), (250, 190, 212)])
 # Costs nothing where it is the size of the scenes; the boxes of a prediction
 # are scaled back by the factor that Resize notes.
 resize = dict(type='Resize', scale=(160, 160), keep_ratio=True)

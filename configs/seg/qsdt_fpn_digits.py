@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/fpn_qsdt.py', '../_base_/datasets/digits_semantic.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/seg_runtime.py'
 ]
-iterations = 1500
+iterations = 2000
 width = 32
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
@@ -15,7 +15,7 @@ model = dict(
         num_classes=11,
         # Nine pixels in ten are background.
         loss_decode=dict(class_weight=[0.2] + [1.] * 10)))
-optim_wrapper = dict(optimizer=dict(lr=4e-3))
+optim_wrapper = dict(optimizer=dict(lr=5e-3))
 param_scheduler = [
     dict(
         type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
@@ -28,8 +28,8 @@ param_scheduler = [
         by_epoch=False)
 ]
 train_cfg = dict(
-    type='IterBasedTrainLoop', max_iters=iterations, val_interval=500)
+    type='IterBasedTrainLoop', max_iters=iterations, val_interval=1000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=500))
+    logger=dict(interval=50), checkpoint=dict(interval=1000))

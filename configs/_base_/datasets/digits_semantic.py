@@ -14,7 +14,14 @@ resize = dict(
     type='Resize', scale=(64, 64), keep_ratio=True, interpolation='area')
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'), resize,
+    dict(type='LoadAnnotations'),
+    dict(
+        type='RandomResize',
+        scale=(64, 64),
+        ratio_range=(0.9, 1.4),
+        keep_ratio=True,
+        interpolation='area'),
+    dict(type='RandomCrop', crop_size=(64, 64)),
     dict(type='PackSegInputs')
 ]
 test_pipeline = [

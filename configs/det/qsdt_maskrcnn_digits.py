@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/digits_instance.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/det_runtime.py'
 ]
-epochs = 6
+epochs = 5
 width = 64
 model = dict(
     backbone=dict(arch='tiny'),
@@ -25,7 +25,7 @@ model = dict(
             num_classes=10)),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
+        rcnn=dict(sampler=dict(num=48, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)))
 param_scheduler = [
     dict(
@@ -38,7 +38,7 @@ param_scheduler = [
         convert_to_iter_based=True)
 ]
 train_cfg = dict(
-    type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=3)
+    type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(logger=dict(interval=20))

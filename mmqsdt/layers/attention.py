@@ -19,7 +19,9 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     Returns:
         Tensor: (B, heads, d, N).
     """
-    with torch.autocast(q.device.type, enabled=False):
+    # The meta device, where shapes are tried out, has no autocast.
+    device = 'cpu' if q.is_meta else q.device.type
+    with torch.autocast(device, enabled=False):
         if q.dtype in (torch.float16, torch.bfloat16):
             q, k, v = q.float(), k.float(), v.float()
         kv = v @ k.transpose(-2, -1)  # (B, heads, d of v, d of k)
@@ -45,6 +47,8 @@ class SpikeAttention(nn.Module):
         weight_bits (int, optional): See :class:`LSQConv2d`. Defaults to 4.
         time_steps (int): T. Defaults to 1.
         scale (float): Constant, independent of d and N. Defaults to 0.25.
+        inner_neurons (bool): Whether every conv inside the RepConvs reads
+            spikes. Defaults to False, as published.
 
     Shape: (T*B, C, H, W) in and out.
 
@@ -60,22 +64,28 @@ class SpikeAttention(nn.Module):
                  neuron: dict = dict(type='mmqsdt.IELIF'),
                  weight_bits: int | None = 4,
                  time_steps: int = 1,
-                 scale: float = 0.25) -> None:
+                 scale: float = 0.25,
+                 inner_neurons: bool = False) -> None:
         super().__init__()
         if num_heads < 1 or channels % num_heads:
             raise ValueError(f'{channels} channels do not split into '
                              f'{num_heads} heads')
+
+        def rep_conv() -> RepConv:
+            return RepConv(channels, weight_bits,
+                           neuron if inner_neurons else None, time_steps)
+
         self.num_heads = num_heads
         self.scale = scale
         self.neuron = build_neuron(neuron, time_steps)
         for name in ('q', 'k', 'v'):
-            self.add_module(f'{name}_conv', RepConv(channels, weight_bits))
+            self.add_module(f'{name}_conv', rep_conv())
             self.add_module(f'{name}_norm', nn.BatchNorm2d(channels))
             self.add_module(f'{name}_neuron', build_neuron(neuron, time_steps))
         self.attn_neuron = build_neuron(neuron, time_steps)
         if isinstance(self.attn_neuron, IELIF):
             self.attn_neuron.amplitude *= 2
-        self.proj_conv = RepConv(channels, weight_bits)
+        self.proj_conv = rep_conv()
         self.proj_norm = nn.BatchNorm2d(channels)
 
     def split_heads(self, x: Tensor) -> Tensor:

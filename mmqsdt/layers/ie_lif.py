@@ -10,7 +10,9 @@ from ..registry import MODELS
 class _Spike(torch.autograd.Function):
     """a * round(clamp(H / theta, 0, D)) with a rectangular surrogate.
 
-    Only the window (one byte an element) is kept for the backward pass.
+    Only the window (one byte an element) is kept for the backward pass. It
+    is made and applied by arithmetic: on CPU, comparisons and torch.where
+    take ten times as long, see docs/performance.md.
     """
 
     @staticmethod
@@ -21,9 +23,10 @@ class _Spike(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             if closed_window:
                 window = (u >= 0) & (u <= levels)
-            else:
-                window = (u > 0) & (u < levels)
-            ctx.save_for_backward(window)
+            else:  # 1 where 0 < u < D
+                window = torch.ops.aten.hardtanh_backward(
+                    u.new_ones(()).expand_as(u), u, 0., float(levels))
+            ctx.save_for_backward(window.to(torch.int8))
             ctx.slope = amplitude / threshold
         count = u.clamp_(0, levels)
         count = count.add_(0.5).floor_() if half_up else count.round_()
@@ -32,9 +35,9 @@ class _Spike(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         (window, ) = ctx.saved_tensors
-        grad = torch.where(window, grad, 0.)
+        grad = window.to(grad.dtype).mul_(grad)
         if ctx.slope != 1:
-            grad = grad * ctx.slope
+            grad.mul_(ctx.slope)
         return grad, None, None, None, None, None
 
 

@@ -28,13 +28,14 @@ class _QuantizeWeight(torch.autograd.Function):
         weight, step = ctx.saved_tensors
         ratio = weight / step
         code = ratio.clamp(ctx.qmin, ctx.qmax)
-        inside = ratio == code
-        code.round_()
+        # 1. or 0.: bool masks are slow on CPU, see docs/performance.md.
+        inside = code.clone().eq_(ratio)
         # d(w_q)/d(step): code - ratio inside the range, the bound outside.
-        slope = torch.where(inside, code - ratio, code)
-        grad_step = (grad * slope).sum(
+        slope = code.round_().addcmul_(ratio, inside, value=-1)
+        grad_step = slope.mul_(grad).sum(
             dim=tuple(range(1, grad.dim())), keepdim=True)
-        return grad * inside, grad_step * ctx.gradient_scale, None, None, None
+        return inside.mul_(grad), grad_step * ctx.gradient_scale, \
+            None, None, None
 
 
 class LSQWeight:
@@ -144,6 +145,11 @@ class LSQWeight:
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         self.bound_step_size()
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        # Beside the version of each module, so that a resumed training has
+        # the bound it started with.
+        if self.bits is not None and not self.min_step.is_meta:
+            metadata = getattr(destination, '_metadata', {})
+            metadata.get(prefix[:-1], {})['min_step'] = float(self.min_step)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata,
                               strict, missing_keys, unexpected_keys,
@@ -161,10 +167,16 @@ class LSQWeight:
                 error_msgs.append(f'{key} must be finite and positive; the '
                                   'checkpoint is damaged or was not trained')
                 return
-            # What was learned elsewhere is right as it is.
+            # Published checkpoints know no bound: what was learned elsewhere
+            # is right as it is.
+            smallest = torch.minimum(MIN_STEP_SHARE * step.mean(), step.min())
+            bound = local_metadata.get('min_step', float(smallest))
+            if not (isinstance(bound, float) and 0 < bound < float('inf')):
+                error_msgs.append(f'the lower bound of {key} must be positive, '
+                                  f'the checkpoint says {bound!r}')
+                return
             with torch.no_grad():
-                self.min_step.copy_(
-                    torch.minimum(MIN_STEP_SHARE * step.mean(), step.min()))
+                self.min_step.fill_(bound)
         else:  # float weights
             if key in missing_keys:
                 missing_keys.remove(key)

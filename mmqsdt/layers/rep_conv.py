@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .ie_lif import build_neuron
 from .lsq import LSQConv2d
 
 
@@ -42,7 +43,14 @@ class BatchNormPad(nn.Module):
         n, c, h, w = x.shape
         # Read after the norm: this batch's update of the statistics counts.
         border = self.border_value().to(x.dtype).view(1, c, 1, 1)
-        out = border.repeat(n, 1, h + 2 * p, w + 2 * p)
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        out = torch.empty(
+            (n, c, h + 2 * p, w + 2 * p),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=torch.channels_last
+            if channels_last else torch.contiguous_format)
+        out.copy_(border.expand_as(out))
         out[:, :, p:p + h, p:p + w] = x
         return out
 
@@ -50,19 +58,29 @@ class BatchNormPad(nn.Module):
 class RepConv(nn.Module):
     """1x1 conv, batch norm with border, depthwise 3x3, 1x1, batch norm.
 
-    Only its input can be spikes: the depthwise and the second 1x1 conv read
-    real values in this architecture.
+    As published only its input can be spikes: the depthwise and the second
+    1x1 conv read real values. With inner neurons they read spikes too; the
+    depthwise conv then has a norm, so that its neuron sees potentials of
+    its range, and the three convs can no longer be merged into one.
 
     Args:
         channels (int): C in and out.
         weight_bits (int, optional): See :class:`LSQConv2d`. Defaults to 4.
+        inner_neuron (dict, optional): Config of the neurons in front of the
+            depthwise and the second 1x1 conv; None for none, as published.
+            Defaults to None.
+        time_steps (int): T, of the inner neurons. Defaults to 1.
 
-    Shape: (N, C, H, W) in and out.
+    Shape: (T*B, C, H, W) in and out.
 
     Source: Spike-driven Transformer V2 (arXiv 2404.03663), section 3.
     """
 
-    def __init__(self, channels: int, weight_bits: int | None = 4) -> None:
+    def __init__(self,
+                 channels: int,
+                 weight_bits: int | None = 4,
+                 inner_neuron: dict | None = None,
+                 time_steps: int = 1) -> None:
         super().__init__()
 
         def conv(kernel_size: int, groups: int) -> LSQConv2d:
@@ -79,7 +97,17 @@ class RepConv(nn.Module):
         self.depthwise = conv(3, channels)
         self.pointwise2 = conv(1, 1)
         self.norm = nn.BatchNorm2d(channels)
+        self.inner_neuron1 = self.inner_norm = self.inner_neuron2 = None
+        if inner_neuron is not None:
+            self.inner_neuron1 = build_neuron(inner_neuron, time_steps)
+            self.inner_norm = nn.BatchNorm2d(channels)
+            self.inner_neuron2 = build_neuron(inner_neuron, time_steps)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm_pad(self.pointwise1(x))  # (N, C, H + 2, W + 2)
-        return self.norm(self.pointwise2(self.depthwise(x)))
+        x = self.norm_pad(self.pointwise1(x))  # (T*B, C, H + 2, W + 2)
+        if self.inner_norm is None:
+            x = self.depthwise(x)
+        else:
+            x = self.depthwise(self.inner_neuron1(x))
+            x = self.inner_neuron2(self.inner_norm(x))
+        return self.norm(self.pointwise2(x))

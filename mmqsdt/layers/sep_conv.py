@@ -11,7 +11,8 @@ class SepConv(nn.Module):
     """Spiking inverted separable convolution.
 
     neuron -> 1x1 (C -> 2C) -> norm -> neuron -> depthwise 7x7 -> 1x1
-    (2C -> C) -> norm. The last 1x1 reads real values.
+    (2C -> C) -> norm. As published the last 1x1 reads real values. With an
+    inner neuron, norm -> neuron stand in front of it, and it reads spikes.
 
     Args:
         channels (int): C in and out.
@@ -20,6 +21,8 @@ class SepConv(nn.Module):
         time_steps (int): T. Defaults to 1.
         expansion (int): Width of the depthwise conv over C. Defaults to 2.
         kernel_size (int): Of the depthwise conv. Defaults to 7.
+        inner_neuron (bool): Whether the last 1x1 conv reads spikes.
+            Defaults to False, as published.
 
     Shape: (T*B, C, H, W) in and out.
 
@@ -33,7 +36,8 @@ class SepConv(nn.Module):
                  weight_bits: int | None = 4,
                  time_steps: int = 1,
                  expansion: int = 2,
-                 kernel_size: int = 7) -> None:
+                 kernel_size: int = 7,
+                 inner_neuron: bool = False) -> None:
         super().__init__()
         width = expansion * channels
         self.expand = ConvUnit(channels, width, 1, neuron, weight_bits,
@@ -50,7 +54,13 @@ class SepConv(nn.Module):
         self.project = LSQConv2d(
             width, channels, 1, bias=False, bits=weight_bits)
         self.norm = nn.BatchNorm2d(channels)
+        self.inner_norm = self.inner_neuron = None
+        if inner_neuron:
+            self.inner_norm = nn.BatchNorm2d(width)
+            self.inner_neuron = build_neuron(neuron, time_steps)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.neuron(self.expand(x))  # (T*B, 2C, H, W)
-        return self.norm(self.project(self.depthwise(x)))
+        x = self.depthwise(self.neuron(self.expand(x)))  # (T*B, 2C, H, W)
+        if self.inner_norm is not None:
+            x = self.inner_neuron(self.inner_norm(x))
+        return self.norm(self.project(x))

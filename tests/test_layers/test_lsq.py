@@ -1,4 +1,5 @@
 import copy
+import io
 import pickle
 
 import pytest
@@ -424,6 +425,31 @@ def test_a_checkpoint_never_holds_a_step_size_that_is_not_positive(make):
     again = make()
     again.load_state_dict(state)
     assert torch.equal(again.quantized_weight(), before)
+
+
+@BOTH
+def test_training_resumes_bit_for_bit(make):
+    layer = make()
+    x = sample(layer)
+
+    def train(layer):
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(x).square().sum().backward()
+            optimizer.step()
+
+    train(layer)
+    resumed = make()
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    train(layer)
+    train(resumed)
+    assert layer.min_step == resumed.min_step
+    assert torch.equal(layer.step_size, resumed.step_size)
+    assert torch.equal(layer.weight, resumed.weight)
 
 
 @BOTH

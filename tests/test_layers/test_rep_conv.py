@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmqsdt.convert import convert_reference_checkpoint
-from mmqsdt.layers import BatchNormPad, RepConv
+from mmqsdt.layers import IELIF, BatchNormPad, RepConv
 
 
 def randomize_norms(module):
@@ -149,3 +149,32 @@ def test_rep_conv_keeps_the_shape_and_learns(weight_bits):
         module.pointwise1.bits, module.depthwise.bits, module.pointwise2.bits
     ]
     assert bits == [weight_bits] * 3
+
+
+@pytest.mark.parametrize('time_steps', [1, 2])
+def test_inner_neurons_stand_in_front_of_the_inner_convs(time_steps):
+    neuron = dict(type='mmqsdt.IELIF')
+    module = RepConv(6, 4, neuron, time_steps).double().eval()
+    randomize_norms(module)
+    x = torch.randint(5, (4, 6, 5, 7)).double() / 4
+    read = []
+    for conv in (module.depthwise, module.pointwise2):
+        conv.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    out = module(x)
+    spike = IELIF(time_steps=time_steps)
+    y = spike(module.norm_pad(module.pointwise1(x)))
+    assert torch.equal(read[0], y)
+    y = spike(module.inner_norm(module.depthwise(y)))
+    assert torch.equal(read[1], y)
+    values = [set(z.unique().tolist()) for z in read]
+    assert all(1 < len(v) and v <= {0, .25, .5, .75, 1.} for v in values)
+    assert torch.equal(out, module.norm(module.pointwise2(y)))
+
+
+def test_published_weights_load_into_inner_neurons(golden):
+    published, _ = golden_rep_conv(golden)
+    module = RepConv(8, 4, dict(type='mmqsdt.IELIF'))
+    missing, unexpected = module.load_state_dict(
+        published.state_dict(), strict=False)
+    assert unexpected == []
+    assert missing and all(key.startswith('inner_norm.') for key in missing)

@@ -84,3 +84,18 @@ def test_float_counterpart():
     module = SepConv(4, dict(type='ReLU'), weight_bits=None)
     assert not [k for k in module.state_dict() if 'step_size' in k]
     assert module(torch.randn(1, 4, 8, 8)).shape == (1, 4, 8, 8)
+
+
+def test_inner_neuron_stands_in_front_of_the_last_conv():
+    module = SepConv(4, NEURON, inner_neuron=True).eval()
+    nn.init.constant_(module.inner_norm.bias, .5)
+    read = []
+    module.project.register_forward_pre_hook(
+        lambda _, args: read.append(args[0]))
+    out = module(torch.rand(2, 4, 8, 8))
+    assert set(read[0].unique().tolist()) <= {0, .25, .5, .75, 1.}
+    assert read[0].any()
+    assert torch.equal(out, module.norm(module.project(read[0])))
+    (module.train()(torch.rand(2, 4, 8, 8)) * torch.randn(2, 4, 8, 8)).sum(
+    ).backward()
+    assert all(p.grad.any() for p in module.parameters())

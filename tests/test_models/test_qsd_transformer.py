@@ -650,3 +650,18 @@ def test_one_dimensional_parameters_take_no_weight_decay():
     free = [name for name, value in decay.items() if not value]
     for kind in ('norm', 'bias', 'step_size', 'layer_scale'):
         assert any(kind in name for name in free), kind
+
+
+def test_inner_neurons_are_everywhere_or_nowhere():
+    def count(inner_neurons):
+        model = QSDTransformer('tiny', inner_neurons=inner_neurons)
+        return sum(isinstance(m, IELIF) for m in model.modules())
+
+    # 4 SepConvs have one inside, 4 attention blocks four RepConvs with two.
+    assert count(True) - count(False) == 4 + 4 * 4 * 2
+    neurons = [
+        m for m in QSDTransformer('tiny', inner_neurons=True,
+                                  time_steps=2).modules()
+        if isinstance(m, IELIF)
+    ]
+    assert {m.time_steps for m in neurons} == {2}

@@ -40,12 +40,13 @@ class ConvBlock(nn.Module):
     """
 
     def __init__(self, channels: int, mlp_ratio: int, drop_path: float,
-                 neuron: dict, weight_bits: int | None,
-                 time_steps: int) -> None:
+                 neuron: dict, weight_bits: int | None, time_steps: int,
+                 inner_neurons: bool) -> None:
         super().__init__()
         hidden = mlp_ratio * channels
         common = (neuron, weight_bits, time_steps)
-        self.sep_conv = SepConv(channels, *common)
+        self.sep_conv = SepConv(
+            channels, *common, inner_neuron=inner_neurons)
         self.conv1 = ConvUnit(channels, hidden, 3, *common)
         self.conv2 = ConvUnit(hidden, channels, 3, *common)
         self.drop_path = DropPath(drop_path)
@@ -63,11 +64,12 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, num_heads: int, mlp_ratio: int,
                  drop_path: float, neuron: dict, weight_bits: int | None,
-                 time_steps: int) -> None:
+                 time_steps: int, inner_neurons: bool) -> None:
         super().__init__()
         hidden = mlp_ratio * channels
         common = (neuron, weight_bits, time_steps)
-        self.attn = SpikeAttention(channels, num_heads, *common)
+        self.attn = SpikeAttention(
+            channels, num_heads, *common, inner_neurons=inner_neurons)
         self.fc1 = ConvUnit(channels, hidden, 1, *common, bias=True)
         self.fc2 = ConvUnit(hidden, channels, 1, *common, bias=True)
         self.layer_scale1 = nn.Parameter(torch.full((channels, ), 1e-6))
@@ -191,6 +193,10 @@ class QSDTransformer(BaseModule):
         neuron (dict): Config of the neurons.
             Defaults to ``dict(type='mmqsdt.IELIF')``.
         time_steps (int): T. Defaults to 1, as published.
+        inner_neurons (bool): Whether RepConv and SepConv have neurons
+            inside too, so that nothing but the stem reads real values.
+            Published weights load into it, for fine-tuning.
+            Defaults to False, as published.
         stage4_stride (int): 1 as published (tap 4 has stride 16), or 2 with
             the same weights: tap 4 has stride 32, what anchors and RoI
             extractors of dense tasks expect. Defaults to 1.
@@ -231,6 +237,7 @@ class QSDTransformer(BaseModule):
                  weight_bits: int | None = 4,
                  neuron: dict = dict(type='mmqsdt.IELIF'),
                  time_steps: int = 1,
+                 inner_neurons: bool = False,
                  stage4_stride: int = 1,
                  drop_path_rate: float = 0.,
                  with_cp: bool = False,
@@ -279,12 +286,16 @@ class QSDTransformer(BaseModule):
                 **dict(common, neuron=neuron if i else None))
             blocks = []
             for _ in range(depth):
-                rate = next(drop_path)
+                sizes = dict(
+                    channels=dim,
+                    mlp_ratio=arch['mlp_ratio'],
+                    drop_path=next(drop_path),
+                    inner_neurons=inner_neurons)
                 if i < 3:
-                    block = ConvBlock(dim, arch['mlp_ratio'], rate, **common)
+                    block = ConvBlock(**sizes, **common)
                 else:
-                    block = AttentionBlock(dim, arch['num_heads'],
-                                           arch['mlp_ratio'], rate, **common)
+                    block = AttentionBlock(
+                        num_heads=arch['num_heads'], **sizes, **common)
                 blocks.append(block)
             stages.append(Stage(downsample, blocks))
             channels = dim

@@ -10,6 +10,7 @@ from . import compat
 compat.install()  # before anything imports mmcv.ops
 
 from .convert import convert_reference_checkpoint  # noqa: E402
+from .distill import FGDistillHook, FGDLoss  # noqa: E402
 from .layers import IELIF, LIF, LSQConv2d, LSQLinear  # noqa: E402
 from .models import QSDTransformer, SpikeFPN  # noqa: E402
 from .registry import FRAMEWORK_CLASSES, import_framework_class  # noqa: E402
@@ -22,11 +23,15 @@ warn_untested_versions()
 def __getattr__(name: str) -> type:
     if name in FRAMEWORK_CLASSES:
         return import_framework_class(name)
+    if name == 'load_packed':
+        from .deploy import load_packed
+        return load_packed
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 __all__ = [
-    'IELIF', 'LIF', 'LSQConv2d', 'LSQLinear', 'QSDTransformer', 'SpikeFPN',
-    '__version__',
-    'convert_reference_checkpoint', 'get_config_path', *FRAMEWORK_CLASSES
+    'FGDLoss', 'FGDistillHook', 'IELIF', 'LIF', 'LSQConv2d', 'LSQLinear',
+    'QSDTransformer', 'SpikeFPN', '__version__',
+    'convert_reference_checkpoint', 'get_config_path', 'load_packed',
+    *FRAMEWORK_CLASSES
 ]

@@ -7,6 +7,7 @@ with nothing imported by hand.
 
 from importlib import import_module
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
@@ -56,9 +57,17 @@ MODELS = LazyRegistry(
     'model',
     parent=MMENGINE_MODELS,
     scope='mmqsdt',
-    locations=['mmqsdt.layers', 'mmqsdt.models'])
+    locations=['mmqsdt.layers', 'mmqsdt.models', 'mmqsdt.distill'])
+DATASETS = Registry(
+    'dataset',
+    parent=MMENGINE_DATASETS,
+    scope='mmqsdt',
+    locations=['mmqsdt.datasets.events'])
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='mmqsdt', locations=['mmqsdt.hooks'])
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='mmqsdt',
+    locations=['mmqsdt.hooks', 'mmqsdt.distill'])
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,

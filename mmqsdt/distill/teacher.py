@@ -1,0 +1,153 @@
+"""Building a teacher: frozen, in eval mode, every weight from a checkpoint."""
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from ..checkpoint import load_state_dict
+from ..convert import convert_reference_checkpoint, is_reference_checkpoint
+from ..launch import check_framework
+
+
+def build_teacher(teacher: str | dict, checkpoint: str | None) -> nn.Module:
+    """Build a network, load its weights and freeze it.
+
+    The random numbers of the training are left as they are.
+
+    Args:
+        teacher (str | dict): Path of a config of any of the three
+            frameworks, or the dict of a model, or of a backbone alone.
+        checkpoint (str, optional): Its weights; see
+            :func:`mmqsdt.checkpoint.load_state_dict`. None if the model
+            itself says where they are (an init_cfg of type Pretrained).
+
+    Raises:
+        FileNotFoundError: If there is no such config or checkpoint.
+        ImportError: If the framework of the config cannot be imported.
+        TypeError: If the teacher is neither a path nor a dict.
+        ValueError: If the checkpoint does not fill the teacher.
+    """
+    model_cfg, scope = _model_config(teacher)
+    with torch.random.fork_rng(devices=[]), \
+            MODELS.switch_scope_and_registry(scope) as registry:
+        model = registry.build(model_cfg)
+        if checkpoint is not None:
+            load_teacher(model, checkpoint)
+        elif "'Pretrained'" in repr(model_cfg):
+            model.init_weights()
+        else:
+            raise ValueError(
+                'the teacher has no weights: give a checkpoint, or an '
+                "init_cfg=dict(type='Pretrained', checkpoint=...) in its "
+                'model')
+    model.eval()  # of some backbones it returns nothing
+    return model.requires_grad_(False)
+
+
+def _model_config(teacher: str | dict) -> tuple[dict, str | None]:
+    current = DefaultScope.get_current_instance()
+    scope = current.scope_name if current else None
+    if isinstance(teacher, (str, Path)):
+        if not Path(teacher).is_file():
+            raise FileNotFoundError(f'no teacher config at {teacher}')
+        cfg = Config.fromfile(teacher)
+        if 'model' not in cfg:
+            raise ValueError(f'the teacher config {teacher} has no model')
+        check_framework(cfg)
+        model_cfg = cfg.model
+        if cfg.get('data_preprocessor'):  # mmpretrain keeps it outside
+            model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+        return model_cfg, cfg.get('default_scope', scope)
+    if isinstance(teacher, dict) and 'type' in teacher:
+        return teacher, scope
+    raise TypeError('teacher must be the path of a config or the dict of a '
+                    f'model, got {teacher!r}')
+
+
+def load_teacher(model: nn.Module, path: str) -> None:
+    """Load a checkpoint; nothing the teacher needs may be missing.
+
+    Args:
+        model (nn.Module): A whole model, or a backbone, which takes the
+            'backbone.' part of the checkpoint of a whole model.
+        path (str): See :func:`mmqsdt.checkpoint.load_state_dict`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If keys are missing, or shapes differ.
+    """
+    state_dict = load_state_dict(path)
+    if is_reference_checkpoint(state_dict):
+        state_dict = convert_reference_checkpoint(state_dict)
+    own = model.state_dict()
+    if not own.keys() & state_dict.keys():
+        part = {
+            key.removeprefix('backbone.'): value
+            for key, value in state_dict.items()
+            if key.startswith('backbone.')
+        }
+        state_dict = part or state_dict
+    _check_keys(own, state_dict, f'{path} does not fit the teacher '
+                f'({type(model).__name__})')
+    model.load_state_dict(state_dict, strict=False)
+
+
+def _check_keys(own: dict[str, Tensor], found: dict[str, Tensor],
+                complaint: str) -> None:
+    if not own.keys() & found.keys():
+        raise ValueError(f'{complaint}: no key matches; expected keys such '
+                         f'as {next(iter(own))!r}, found '
+                         f'{next(iter(found))!r}')
+    missing = [key for key in own if key not in found]
+    if missing:
+        raise ValueError(f'{complaint}: {len(missing)} of {len(own)} keys '
+                         f'are missing, e.g. {missing[0]}. Was it trained '
+                         'with the config that is given as teacher?')
+    for key, value in own.items():
+        if value.shape != found[key].shape:
+            raise ValueError(
+                f'{complaint}: {key} is {tuple(found[key].shape)} in the '
+                f'file, {tuple(value.shape)} in the teacher')
+
+
+def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
+    """Check that a teacher can teach this student.
+
+    Raises:
+        ValueError: If both are built alike, or see differently normalised
+            images.
+    """
+    backbones = [getattr(m, 'backbone', m) for m in (teacher, student)]
+    if _structure(backbones[0]) == _structure(backbones[1]):
+        raise ValueError(
+            'the teacher is the student: both backbones are built of the '
+            'same layers, so there is nothing to learn from it. The ANN '
+            "counterpart has weight_bits=None and neuron=dict(type='ReLU')")
+    ours, theirs = map(_normalisation, (student, teacher))
+    if theirs is not None and theirs != ours:
+        raise ValueError(
+            'the teacher was trained on images normalised in another way '
+            f'than those of the student (mean, std, channels swapped): '
+            f'{theirs}, not {ours}; both must have the same '
+            'data_preprocessor')
+
+
+def _structure(model: nn.Module) -> list[tuple]:
+    return [(name, type(module), module.extra_repr())
+            for name, module in model.named_modules()]
+
+
+def _normalisation(model: nn.Module) -> tuple | None:
+    """(mean, std, channels swapped), or None where nothing is normalised."""
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    mean = getattr(preprocessor, 'mean', None)
+    if not isinstance(mean, Tensor):
+        return None
+    swapped = any(
+        getattr(preprocessor, name, False)
+        for name in ('to_rgb', 'channel_conversion', '_channel_conversion'))
+    return (tuple(mean.flatten().tolist()),
+            tuple(preprocessor.std.flatten().tolist()), swapped)

@@ -1,3 +1,15 @@
-from .digits import DIGITS_CLASSES, prepare_digits
+"""Data sets. What a module needs is asked for when the module is."""
 
-__all__ = ['DIGITS_CLASSES', 'prepare_digits']
+from importlib import import_module
+
+_MODULES = dict(
+    DIGITS_CLASSES='digits', prepare_digits='digits', EventFrames='events')
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return getattr(import_module(f'.{_MODULES[name]}', __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+__all__ = list(_MODULES)

@@ -1,4 +1,6 @@
 # QSD-Transformer on scanned digits: minutes on two CPU cores.
+# With a neuron in front of every conv but the stem, so that all others
+# accumulate spikes: --cfg-options model.backbone.inner_neurons=True
 _base_ = [
     '../_base_/models/qsdt_cls.py', '../_base_/datasets/digits_cls.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/cls_runtime.py'
@@ -26,4 +28,6 @@ train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=64)
-default_hooks = dict(logger=dict(interval=20))
+default_hooks = dict(
+    logger=dict(interval=20),
+    channels_last=dict(type='mmqsdt.ChannelsLastHook'))

@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/digits_instance.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/det_runtime.py'
 ]
-epochs = 5
+epochs = 7
 width = 64
 model = dict(
     backbone=dict(arch='tiny'),
@@ -24,9 +24,9 @@ model = dict(
             num_convs=1,
             num_classes=10)),
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rpn_proposal=dict(nms_pre=200, max_per_img=100),
         rcnn=dict(sampler=dict(num=48, pos_fraction=0.5))),
-    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)))
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)))
 param_scheduler = [
     dict(
         type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
@@ -38,7 +38,9 @@ param_scheduler = [
         convert_to_iter_based=True)
 ]
 train_cfg = dict(
-    type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=5)
+    type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-default_hooks = dict(logger=dict(interval=20))
+default_hooks = dict(
+    logger=dict(interval=20),
+    channels_last=dict(type='mmqsdt.ChannelsLastHook'))

@@ -35,4 +35,6 @@ train_cfg = dict(
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=1000))
+    logger=dict(interval=50),
+    checkpoint=dict(interval=1000),
+    channels_last=dict(type='mmqsdt.ChannelsLastHook'))

@@ -8,7 +8,13 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=32, padding=3),
     dict(type='PackInputs')
 ]
-test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+# The digits are 32 pixels wide and stay as they are; other pictures become so.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='ResizeEdge', scale=32, edge='short', interpolation='area'),
+    dict(type='CenterCrop', crop_size=32),
+    dict(type='PackInputs')
+]
 
 train_dataloader = dict(
     batch_size=64,

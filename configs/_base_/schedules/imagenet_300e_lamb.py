@@ -28,7 +28,12 @@ train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=1568)  # 8 x 196
-# The published code averages weights too, but never tests or saves them.
+# The published code averages weights too, but never tests or saves them. The
+# statistics of the batch norms are averaged with the weights they belong to.
 custom_hooks = [
-    dict(type='EMAHook', momentum=1 - 0.99996, priority='ABOVE_NORMAL')
+    dict(
+        type='EMAHook',
+        momentum=1 - 0.99996,
+        update_buffers=True,
+        priority='ABOVE_NORMAL')
 ]

@@ -1,0 +1,12 @@
+# Semantic FPN whose neck and head spike too, with float weights, as published.
+_base_ = './fpn_qsdt.py'
+model = dict(
+    neck=dict(
+        type='mmqsdt.SpikeFPN',
+        neuron=dict(
+            type='mmqsdt.IELIF',
+            threshold=1.,
+            amplitude=0.25,
+            rounding='half_even'),
+        norm_cfg=dict(type='BN', requires_grad=True)),
+    decode_head=dict(type='mmqsdt.SpikeFPNHead'))

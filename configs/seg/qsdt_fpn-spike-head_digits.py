@@ -1,0 +1,12 @@
+# The digits segmenter with spiking neck and head.
+_base_ = './qsdt_fpn_digits.py'
+model = dict(
+    neck=dict(
+        type='mmqsdt.SpikeFPN',
+        neuron=dict(
+            type='mmqsdt.IELIF',
+            threshold=1.,
+            amplitude=0.25,
+            rounding='half_even'),
+        norm_cfg=dict(type='BN', requires_grad=True)),
+    decode_head=dict(type='mmqsdt.SpikeFPNHead'))

@@ -172,8 +172,8 @@ class LSQWeight:
             smallest = torch.minimum(MIN_STEP_SHARE * step.mean(), step.min())
             bound = local_metadata.get('min_step', float(smallest))
             if not (isinstance(bound, float) and 0 < bound < float('inf')):
-                error_msgs.append(f'the lower bound of {key} must be positive, '
-                                  f'the checkpoint says {bound!r}')
+                error_msgs.append(f'the lower bound of {key} must be '
+                                  f'positive, the checkpoint says {bound!r}')
                 return
             with torch.no_grad():
                 self.min_step.fill_(bound)

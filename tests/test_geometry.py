@@ -105,7 +105,7 @@ def test_geometry_is_right(name):
     assert geometry_faults(full_size(name)) == []
 
 
-DET, SEG = 'det/qsdt_maskrcnn-spike-heads_digits.py', 'seg/qsdt_fpn_digits.py'
+DET, SEG = 'det/qsdt_maskrcnn_digits.py', 'seg/qsdt_fpn_digits.py'
 WRONG = [
     (DET, 'backbone.stage4_stride', 1, 'anchors'),
     (DET, 'backbone.out_indices', [0, 1, 2, 3], 'channels'),

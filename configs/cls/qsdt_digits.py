@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/models/qsdt_cls.py', '../_base_/datasets/digits_cls.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/cls_runtime.py'
 ]
-epochs = 25
+epochs = 35
 model = dict(
     data_preprocessor=dict(num_classes=10),
     backbone=dict(arch='tiny'),
@@ -24,7 +24,7 @@ param_scheduler = [
         end=epochs,
         convert_to_iter_based=True)
 ]
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=5)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=64)

@@ -1,6 +1,6 @@
 # Cascade Mask R-CNN with spiking neck and heads on digits scenes: one conv and
 # one linear layer in each of two box heads.
-_base_ = './qsdt_maskrcnn-spike-heads_digits.py'
+_base_ = './qsdt_maskrcnn_digits.py'
 model = dict(
     type='CascadeRCNN',
     roi_head=dict(

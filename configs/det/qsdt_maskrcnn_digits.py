@@ -1,46 +1,10 @@
-# Mask R-CNN with a QSD-Transformer on digits scenes: minutes on two cores.
-_base_ = [
-    '../_base_/models/maskrcnn_qsdt_fpn.py',
-    '../_base_/datasets/digits_instance.py',
-    '../_base_/schedules/digits_adamw.py', '../_base_/det_runtime.py'
-]
-epochs = 7
-width = 64
+# Mask R-CNN with spiking neck and heads on digits scenes. Batch norm in the
+# neck keeps the potentials in the range of the neurons behind it.
+_base_ = './qsdt_maskrcnn-stock-heads_digits.py'
 model = dict(
-    backbone=dict(arch='tiny'),
-    neck=dict(in_channels=[16, 48, 96, 128], out_channels=width),
-    rpn_head=dict(
-        in_channels=width,
-        feat_channels=width,
-        anchor_generator=dict(scales=[6])),
+    neck=dict(
+        type='mmqsdt.SpikeFPN', norm_cfg=dict(type='BN', requires_grad=True)),
+    rpn_head=dict(type='mmqsdt.SpikeRPNHead'),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width, finest_scale=28),
-        bbox_head=dict(
-            in_channels=width, fc_out_channels=256, num_classes=10),
-        mask_roi_extractor=dict(out_channels=width, finest_scale=28),
-        mask_head=dict(
-            in_channels=width,
-            conv_out_channels=width,
-            num_convs=1,
-            num_classes=10)),
-    train_cfg=dict(
-        rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=48, pos_fraction=0.5))),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)))
-param_scheduler = [
-    dict(
-        type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=0,
-        end=epochs,
-        convert_to_iter_based=True)
-]
-train_cfg = dict(
-    type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-default_hooks = dict(
-    logger=dict(interval=20),
-    channels_last=dict(type='mmqsdt.ChannelsLastHook'))
+        bbox_head=dict(type='mmqsdt.SpikeShared2FCBBoxHead'),
+        mask_head=dict(type='mmqsdt.SpikeFCNMaskHead')))

@@ -1,5 +1,5 @@
 # The yardstick: a stock ResNet-18 of half the width in the same detector.
-_base_ = './qsdt_maskrcnn_digits.py'
+_base_ = './qsdt_maskrcnn-stock-heads_digits.py'
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -1,5 +1,5 @@
 # UPerNet with mmseg's own heads on digits scenes.
-_base_ = './qsdt_fpn_digits.py'
+_base_ = './qsdt_fpn-stock-head_digits.py'
 norm = dict(type='BN', requires_grad=True)
 model = dict(
     backbone=dict(out_indices=(1, 2, 3, 4), stage4_stride=2),
@@ -7,7 +7,7 @@ model = dict(
     decode_head=dict(
         _delete_=True,
         type='UPerHead',
-        in_channels=[16, 48, 96, 128],
+        in_channels=[32, 64, 96, 128],
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2),
         channels=_base_.width,

@@ -5,6 +5,12 @@ classes = [str(d) for d in range(10)]
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(
+        type='Rotate',
+        magnitude_range=(0., 15.),
+        random_negative_prob=0.5,
+        prob=0.7,
+        pad_val=0),
     dict(type='RandomCrop', crop_size=32, padding=3),
     dict(type='PackInputs')
 ]

@@ -11,12 +11,16 @@ metainfo = dict(
 # The digits were scanned at 8x8: at 64 pixels a scene loses nothing of them,
 # and costs a sixth. Scores are taken at the full size of the label maps.
 resize = dict(
-    type='Resize', scale=(64, 64), keep_ratio=True, interpolation='area')
+    type='mmqsdt.ResizeCentred',
+    scale=(64, 64),
+    keep_ratio=True,
+    interpolation='area')
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(
         type='RandomResize',
+        resize_type='mmqsdt.ResizeCentred',
         scale=(64, 64),
         ratio_range=(0.9, 1.4),
         keep_ratio=True,

@@ -5,7 +5,11 @@
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(
-        type='AdamW', lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05),
+        type='AdamW',
+        lr=2e-3,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        fused=True),
     clip_grad=dict(max_norm=35., norm_type=2),
     paramwise_cfg=dict(
         norm_decay_mult=0.,

@@ -146,7 +146,8 @@ def load_for_test(model: nn.Module, path: str) -> None:
 
     Args:
         model (nn.Module): Possibly wrapped for DDP or test augmentation.
-        path (str): See :func:`load_state_dict`.
+        path (str): See :func:`load_state_dict`; or packed weights, see
+            :func:`mmqsdt.load_packed`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -155,6 +156,10 @@ def load_for_test(model: nn.Module, path: str) -> None:
     """
     while isinstance(getattr(model, 'module', None), nn.Module):
         model = model.module
+    from .deploy.packing import is_packed, load_packed  # builds on this file
+    if is_packed(path):
+        load_packed(model, path)
+        return
     state_dict = load_state_dict(path)
     own = model.state_dict()
     missing = [k for k in own if k not in state_dict]

@@ -1,4 +1,4 @@
-"""From a command line to a runner: what the tools share.
+"""From a command line to a runner or a model: what the tools share.
 
 Everything that can be known to fail is checked here, before a model is
 built or a file is written.
@@ -7,11 +7,14 @@ built or a file is written.
 import argparse
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.runner import find_latest_checkpoint
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
 
 # scope of a config -> (pip extra, what it is for)
 FRAMEWORKS = dict(
@@ -28,7 +31,18 @@ DATA_SOURCES = dict(
     imagenet=('ImageNet-1k', 'https://image-net.org: train/ and val/ with a '
               'folder for each class'),
     ade=('ADE20K', 'https://groups.csail.mit.edu/vision/datasets/ADE20K: '
-         'ADEChallengeData2016.zip'))
+         'ADEChallengeData2016.zip'),
+    cifar10=('CIFAR-10', 'https://www.cs.toronto.edu/~kriz/cifar.html: '
+             'cifar-10-python.tar.gz, unpacked in data/cifar10'),
+    cifar100=('CIFAR-100', 'https://www.cs.toronto.edu/~kriz/cifar.html: '
+              'cifar-100-python.tar.gz, unpacked in data/cifar100'),
+    cifar10dvs=('CIFAR10-DVS', 'https://figshare.com/articles/dataset/'
+                'CIFAR10-DVS_New/4724671: the ten .zip files, as they are, in '
+                'data/cifar10dvs/download'))
+
+# Data sets that read a folder of a fixed name in their data_root.
+FIXED_FOLDERS = dict(
+    CIFAR10='cifar-10-batches-py', CIFAR100='cifar-100-python')
 
 DEMOS = dict(
     mmpretrain='configs/cls/qsdt_digits.py',
@@ -58,15 +72,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config and merge the common arguments.
+    """Read the config, by path or shipped name, and merge the arguments.
 
     Raises:
-        FileNotFoundError: If there is no such config.
+        FileNotFoundError: If there is no such config; suggests the nearest.
     """
+    from .zoo import find_config  # builds on this file
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'no config at {args.config}')
-    cfg = Config.fromfile(args.config)
+    cfg = Config.fromfile(find_config(args.config))
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
@@ -155,6 +168,9 @@ def _leaf_datasets(dataset: dict | None) -> Iterator[dict]:
 def dataset_paths(dataset: dict) -> list[Path]:
     """Files and folders that a data set config will read."""
     root = dataset.get('data_root') or ''
+    folder = FIXED_FOLDERS.get(str(dataset.get('type')).split('.')[-1])
+    if folder:
+        return [Path(root, dataset.get('data_prefix') or '', folder)]
     names = []
     if dataset.get('ann_file'):
         names.append(dataset['ann_file'])
@@ -214,3 +230,44 @@ def find_checkpoint(path: str) -> str:
         raise FileNotFoundError(f'no checkpoint in {path}: nothing was '
                                 'trained there yet')
     return last
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, in eval mode, weights as initialised.
+
+    Raises:
+        ValueError: If the config has no model.
+    """
+    if 'model' not in cfg:
+        raise ValueError('the config has no model')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return MODELS.build(cfg.model).eval()
+
+
+def load_batches(cfg: Config, part: str, images: int) -> list:
+    """The first batches of a data loader of the config.
+
+    Args:
+        cfg (Config): Of any of the three frameworks.
+        part (str): 'train', 'val' or 'test'.
+        images (int): How many at least, if there are so many.
+
+    Raises:
+        ValueError: If the config has no such loader, or images < 1.
+    """
+    loader = deepcopy(cfg.get(f'{part}_dataloader'))
+    if not loader or images < 1:
+        raise ValueError(f'the config has no {part}_dataloader' if images > 0
+                         else f'images must be at least 1, got {images}')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    loader.batch_size = min(loader.batch_size, images, 8)
+    loader.num_workers = 0
+    loader.pop('persistent_workers', None)
+    loader.pop('prefetch_factor', None)
+    batches, count = [], 0
+    for batch in Runner.build_dataloader(loader):
+        batches.append(batch)
+        count += len(batch['inputs'])
+        if count >= images:
+            break
+    return batches

@@ -1,36 +1,38 @@
 """Firing rates, operations and energy of a trained model, layer by layer.
 
     python tools/energy.py CONFIG CHECKPOINT [--data val] [--images 32]
+
+What an operation costs comes from the config, if it says so:
+energy_costs = dict(mac_pj=4.6, ac_pj=0.9)
 """
 
 import argparse
 from pathlib import Path
 
 import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 from mmqsdt.analysis.energy import EnergyCosts, measure_energy
 from mmqsdt.analysis.energy_plot import plot_energy
 from mmqsdt.analysis.energy_table import print_report
 from mmqsdt.deploy import build_model, load_batches, load_weights
-from mmqsdt.launch import check_data, check_framework, load_config
+from mmqsdt.launch import (check_data, check_framework, find_checkpoint,
+                           load_config)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of the config')
-    parser.add_argument('checkpoint', help='.pth, or packed .safetensors')
+    parser.add_argument(
+        'checkpoint', help='path of the checkpoint or of packed weights, or '
+        'a work dir: its last')
     parser.add_argument(
         '--data', choices=('test', 'val'), default='test',
         help='data loader of the config; default: test')
     parser.add_argument(
         '--images', type=int, default=32, help='how many; default: 32')
-    parser.add_argument(
-        '--mac-pj', type=float, default=4.6,
-        help='pJ of a multiply-accumulate; default: 4.6')
-    parser.add_argument(
-        '--ac-pj', type=float, default=0.9,
-        help='pJ of an accumulate; default: 0.9')
     parser.add_argument(
         '--work-dir', help='where energy.json, .csv and .png go; '
         'default: work_dirs/<config name>')
@@ -41,15 +43,30 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def energy_costs(cfg: Config) -> EnergyCosts:
+    """Of the config, or the field's.
+
+    Raises:
+        ValueError: If the entry is not understood.
+    """
+    entry = cfg.get('energy_costs', {})
+    try:
+        return EnergyCosts(**entry)
+    except TypeError:
+        raise ValueError('energy_costs must be dict(mac_pj=.., ac_pj=..), '
+                         f'numbers in pJ, got {entry}') from None
+
+
 def main() -> None:
     args = parse_args()
     try:
-        costs = EnergyCosts(args.mac_pj, args.ac_pj)
         cfg = load_config(args)
+        costs = energy_costs(cfg)
         check_framework(cfg)
         check_data(cfg, (args.data, ))
+        checkpoint = find_checkpoint(args.checkpoint)
         model = build_model(cfg)
-        load_weights(model, args.checkpoint)
+        load_weights(model, checkpoint)
         batches = load_batches(cfg, args.data, args.images)
         report = measure_energy(model, batches, costs)
     except (FileNotFoundError, ImportError, KeyError, ValueError) as error:

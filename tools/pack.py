@@ -12,19 +12,22 @@ import torch
 from mmengine.config import DictAction
 
 from mmqsdt.deploy import build_model, load_packed, load_weights, pack
-from mmqsdt.launch import check_framework, load_config
+from mmqsdt.launch import check_framework, find_checkpoint, load_config
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
-    parser.add_argument('src', help='checkpoint, or packed weights')
+    parser.add_argument(
+        'src', help='path of the checkpoint, or a work dir: its last; with '
+        '--unpack: packed weights')
     parser.add_argument('dst', help='file to write')
     parser.add_argument(
         '--unpack', action='store_true', help='packed weights to a .pth')
     parser.add_argument(
         '--no-huffman', dest='huffman', action='store_false',
-        help='leave the bit-packed codes as they are')
+        help='leave the bit-packed codes as they are, for readers without '
+        'zlib')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,
         help='override config entries: key=value')
@@ -37,13 +40,18 @@ def main() -> None:
     try:
         cfg = load_config(args)
         check_framework(cfg)
+        suffix = '.pth' if args.unpack else '.safetensors'
+        if not args.dst.endswith(suffix):
+            raise ValueError(f'the file to write must end in {suffix}, got '
+                             f'{args.dst}')
+        src = find_checkpoint(args.src)
         model = build_model(cfg)
         if args.unpack:
-            load_packed(model, args.src)
+            load_packed(model, src)
             Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
             torch.save(dict(state_dict=model.state_dict()), args.dst)
         else:
-            load_weights(model, args.src)
+            load_weights(model, src)
             print(pack(model, args.dst, cfg.pretty_text, args.huffman))
     except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
         raise SystemExit(error.args[0]) from None

@@ -1,15 +1,18 @@
 """Test a checkpoint: top-1, mAP or mIoU, as the config says.
 
     python tools/test.py configs/det/qsdt_maskrcnn_coco.py CHECKPOINT
+    python tools/test.py CONFIG CHECKPOINT --inference spikes
 """
 
 import argparse
 
 import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
 from mmengine.evaluator import DumpResults
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmqsdt.checkpoint import load_for_test
+from mmqsdt.deploy import ENCODINGS, FORMS, to_form
 from mmqsdt.launch import (add_common_arguments, check_data, check_framework,
                            draw_predictions, find_checkpoint, load_config,
                            use_tta)
@@ -19,7 +22,16 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
-        'checkpoint', help='path of the checkpoint, or a work dir: its last')
+        'checkpoint', help='path of the checkpoint or of packed weights, or '
+        'a work dir: its last')
+    parser.add_argument(
+        '--inference', choices=FORMS, default='float',
+        help='form of the model: float as trained; integer codes and counts; '
+        'or binary spikes. Default: float')
+    parser.add_argument(
+        '--encoding', choices=ENCODINGS,
+        help='how --inference spikes carries a count; '
+        f'default: {ENCODINGS[0]}')
     parser.add_argument('--out', help='write all predictions to this .pkl')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
     parser.add_argument(
@@ -33,9 +45,20 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def convert(runner: Runner, form: str, encoding: str) -> None:
+    model = runner.model
+    if is_model_wrapper(model):  # DDP
+        model.module = to_form(model.module, form, encoding)
+    else:
+        runner.model = to_form(model, form, encoding)
+
+
 def main() -> None:
     args = parse_args()
     try:
+        if args.encoding and args.inference != 'spikes':
+            raise ValueError('--encoding is of --inference spikes, got '
+                             f'--inference {args.inference}')
         cfg = load_config(args)
         check_framework(cfg)
         check_data(cfg, ('test', ))
@@ -48,6 +71,7 @@ def main() -> None:
         checkpoint = find_checkpoint(args.checkpoint)
         runner = Runner.from_cfg(cfg)
         load_for_test(runner.model, checkpoint)
+        convert(runner, args.inference, args.encoding or ENCODINGS[0])
     except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
         raise SystemExit(error.args[0]) from None
     if args.out:
@@ -56,6 +80,7 @@ def main() -> None:
     for name, score in scores.items():
         print(f'{name}: {score:.4f}')
     print(f'checkpoint: {checkpoint}')
+    print(f'inference:  {args.inference}')
     if args.show_dir:
         print(f'pictures:   {args.show_dir}')
 

@@ -1,25 +1,30 @@
 r"""Operations and energy of a spiking model, layer by layer.
 
-Every figure is for one image. MAC: multiply-accumulate; AC: accumulate.
-Only convolutions and matrix products count, not norms, neurons, sums of
-slots or residual sums. Measures:
+Every figure is for one image, over all its time steps. MAC:
+multiply-accumulate; AC: accumulate. Only convolutions and matrix products
+count, not norms, neurons, sums of slots or residual sums. A layer that reads
+real values (the stem, stock layers, and in the published architecture the
+inner convs of RepConv and the last 1x1 of SepConv) always counts as MAC.
+Measures:
 
 - ann: the ANN counterpart, the same graph with every product a MAC.
 - formula: the field's formula. A layer that reads spikes costs
   :math:`E_{AC} \cdot MACs \cdot \bar C` with the mean spike count
-  :math:`\bar C` of its neuron, q (k^T v) costs
-  :math:`E_{AC} \cdot MACs / 2 \cdot (\bar C_k \bar C_v + \bar C_q)`, and a
-  layer that reads real values :math:`E_{MAC} \cdot MACs`.
+  :math:`\bar C` of its neuron, and q (k^T v) costs
+  :math:`E_{AC} \cdot MACs / 2 \cdot (\bar C_k \bar C_v + \bar C_q)`, as if k
+  and v fired independently. Real values: :math:`E_{MAC} \cdot MACs`.
 - as_published: the same formula as papers use it. Only the stem and stock
   layers read real values: RepConv is taken as merged into one 3x3 conv over
   spikes, and the last 1x1 of SepConv as reading the spikes before it. Its
   ANN counterpart, ann_as_published, has the merged convs too.
-- counted_<encoding>: operations counted one by one on the spike form, with
-  SpikingJelly's counters.
+- counted_<encoding>: accumulations counted one by one on the spike form, by
+  SpikingJelly's ``SynOpCounter``: one for every spike and every weight it
+  meets, zero weights too, none in the padding; in k^T v one for every pair
+  of spikes that meet.
 - bits_<encoding>: those, each in proportion to its width,
   :math:`E_{AC} \cdot AC \cdot b_w / 32 + E_{MAC} \cdot MAC \cdot b_w b_a /
-  32^2`, with 32-bit real-valued activations; q (k^T v), which has no
-  weights, at full width.
+  32^2`, with binary spikes, real-valued activations of :math:`b_a = 32`, and
+  q (k^T v), which has no weights, at full width.
 
 Sources: 4.6 and 0.9 pJ for 32-bit floats in 45 nm, and an integer adder
 whose cost is linear and a multiplier whose cost is quadratic in the width,
@@ -30,40 +35,46 @@ Horowitz (ISSCC 2014); the formula as in Spike-driven Transformer V2 (arXiv
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from spikingjelly.activation_based.op_counter import (
-    BaseCounter,
     DispatchCounterMode,
-    MACCounter,
     SynOpCounter,
 )
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..deploy.describe import LayerDescription, describe
 from ..deploy.forms import check_convertible, to_spikes
-from ..deploy.spikes import spiking_neurons
+from ..deploy.spikes import ENCODINGS, spiking_neurons
 from ..deploy.structure import find_layers
 from ..layers import RepConv, SepConv, SpikeAttention, SpikingNeuron
-from .firing import recorded_firing_rates
+from .firing import FiringRate, recorded_firing_rates
 
 OTHER = 'other products'
 
 
 @dataclass
 class EnergyCosts:
-    """Energy of one operation, in pJ: 32-bit floats in 45 nm."""
+    """Energy of one operation, in pJ: 32-bit floats in 45 nm.
+
+    Args:
+        mac_pj (float): Of a multiply-accumulate. Defaults to 4.6.
+        ac_pj (float): Of an accumulate. Defaults to 0.9.
+
+    Raises:
+        ValueError: If they are not positive.
+    """
     mac_pj: float = 4.6
     ac_pj: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.mac_pj < 0 or self.ac_pj < 0:
-            raise ValueError(f'costs cannot be negative, got {self}')
+        if not (self.mac_pj > 0 and self.ac_pj > 0):
+            raise ValueError(f'costs must be positive, got {self}')
 
     def millijoule(self, ac: float, mac: float) -> float:
         """Energy of so many operations, in mJ."""
@@ -79,12 +90,16 @@ class LayerEnergy:
         part (str): The model's child it belongs to, e.g. 'backbone'.
         kind, reads, levels, bits, operation: See
             :class:`mmqsdt.deploy.LayerDescription`.
-        macs (float): Dense multiply-accumulates, over all time steps.
-        firing_rate (float, optional): Mean count / D of what it reads.
-        share_nonzero (float, optional): Share of elements that fire.
+        macs (float): Multiply-accumulates of the dense layer, padding
+            included.
+        firing_rate (float, optional): Mean count / D of what it reads; of
+            q, k and v together for their product.
+        share_nonzero (float, optional): Share of elements that fire, of the
+            same.
         synaptic_operations (float): Accumulates by the field's formula; 0
             for a layer that reads real values.
-        counted (dict[str, dict[str, float]]): Encoding -> {'ac', 'mac'}.
+        counted (dict[str, dict[str, float]]): Encoding -> {'ac', 'mac'},
+            one of which is 0.
         energy (dict[str, float]): Measure -> mJ.
     """
     name: str
@@ -137,11 +152,14 @@ class EnergyReport:
         return sums
 
     def ratios(self) -> dict[str, float]:
-        """Measure -> energy of the ANN counterpart over that of the model."""
+        """Measure -> energy of the ANN counterpart over that of the model.
+
+        Without the measures by which the model needs no energy at all.
+        """
         total = self.totals()['total']
         return {
             m: total[self.counterpart(m)] / total[m]
-            for m in self.measures if not m.startswith('ann')
+            for m in self.measures if not m.startswith('ann') and total[m]
         }
 
     @staticmethod
@@ -176,28 +194,24 @@ class EnergyReport:
             writer.writerows(rows)
 
 
-def measure_energy(
-    model: nn.Module,
-    batches: Iterable,
-    costs: EnergyCosts | None = None,
-    encodings: tuple[str, ...] = ('thermometer', 'bitwise')
-) -> EnergyReport:
+def measure_energy(model: nn.Module,
+                   batches: Iterable,
+                   costs: EnergyCosts | None = None) -> EnergyReport:
     """Run a model on data and measure operations and energy of every layer.
 
     Args:
         model (nn.Module): In float form. A whole model of MMPretrain,
-            MMDetection or MMSegmentation, or any part of one.
-        batches (Iterable): Batches of the model's data loader, given to
-            ``test_step``; or tensors, for a model that has none.
+            MMDetection or MMSegmentation, or any part of one. Measured in
+            eval mode, on a copy.
+        batches (Iterable): Batches of the model's data loader (dicts), given
+            to its ``test_step``; or tensors, given to its forward.
         costs (EnergyCosts, optional): Defaults to 4.6 and 0.9 pJ.
-        encodings (tuple[str]): Slot encodings to count; see
-            :func:`mmqsdt.deploy.to_spikes`. Defaults to both.
 
     Returns:
         EnergyReport: Means over the images.
 
     Raises:
-        ValueError: If the model is not a spiking one, or there is no batch.
+        ValueError: If the model is not a spiking one, or there is no image.
     """
     check_convertible(model)
     costs = costs or EnergyCosts()
@@ -205,18 +219,16 @@ def measure_energy(
     images = sum(_number_of_images(batch) for batch in batches)
     if not images:
         raise ValueError('no image to measure the energy on')
-    training = model.training
-    model.eval()
+    model = deepcopy(model).eval()
     rows = {d.name: _new_row(d) for d in describe(model)}
     rows[OTHER] = LayerEnergy(OTHER, 'other', '', 'real', None, 32, 'MAC')
     _count_dense(model, batches, rows)
-    for encoding in encodings:
+    for encoding in ENCODINGS:
         _count_slots(model, batches, rows, encoding)
-    model.train(training)
     published = _published_operations(model, rows)
     for name, row in rows.items():
         _finish(row, published.get(name), images, costs)
-    if not any(rows[OTHER].energy.values()):
+    if not rows[OTHER].macs:
         del rows[OTHER]
     return EnergyReport(list(rows.values()), images, costs)
 
@@ -231,9 +243,8 @@ def _number_of_images(batch) -> int:
 
 @torch.no_grad()
 def _run(model: nn.Module, batches: list) -> None:
-    step: Callable = getattr(model, 'test_step', model)
     for batch in batches:
-        step(batch)
+        model.test_step(batch) if isinstance(batch, Mapping) else model(batch)
 
 
 def _count_dense(model: nn.Module, batches: list,
@@ -242,33 +253,58 @@ def _count_dense(model: nn.Module, batches: list,
     with FlopCounterMode(display=False) as counter, \
             recorded_firing_rates(model) as rates:
         _run(model, batches)
-    flops = {
-        name: sum(ops.values())
-        for name, ops in counter.get_flop_counts().items()
-    }
-    root = type(model).__name__
+    flops = _by_module(counter.get_flop_counts(), model)
     attentions = _spike_attentions(model)
     for name, row in rows.items():
-        row.macs = flops.get(f'{root}.{name}', 0) / 2
+        row.macs = flops.get(name, 0) / 2
     for name in attentions:
         inside = sum(row.macs for other, row in rows.items()
-                     if other.startswith(f'{name}.'))
-        row = rows[f'{name}.product']
-        row.macs = flops.get(f'{root}.{name}', 0) / 2 - inside
-    rows[OTHER].macs = flops['Global'] / 2 - sum(r.macs for r in rows.values())
+                     if other.startswith(_join(name, '')))
+        rows[_join(name, 'product')].macs = flops[name] / 2 - inside
+    rows[OTHER].macs = counter.get_total_flops() / 2 - sum(
+        row.macs for row in rows.values())
 
     paths = {neuron: name for name, neuron in spiking_neurons(model).items()}
     for name, layer in find_layers(model).items():
         if layer.neuron is not None:
             rate = rates[paths[layer.neuron]]
-            rows[name].firing_rate = rate.rate
-            rows[name].share_nonzero = rate.share_nonzero
+            _set_rate(rows[name], rate)
             rows[name].synaptic_operations = rows[name].macs * rate.mean_count
     for name, attention in attentions.items():
-        q, k, v = (rates[paths[getattr(attention, f'{x}_neuron')]].mean_count
-                   for x in 'qkv')
-        row = rows[f'{name}.product']
-        row.synaptic_operations = row.macs / 2 * (k * v + q)
+        q, k, v = (
+            rates[paths[getattr(attention, f'{x}_neuron')]] for x in 'qkv')
+        row = rows[_join(name, 'product')]
+        _set_rate(row, q + k + v)
+        # k^T v and q (k^T v) have half of the MACs each.
+        row.synaptic_operations = row.macs / 2 * (
+            k.mean_count * v.mean_count + q.mean_count)
+
+
+def _by_module(counts: Mapping[str, Mapping],
+               model: nn.Module) -> dict[str, int]:
+    """Counts of a counter by path; of a shared module by its first path.
+
+    PyTorch's module tracker names a shared module after the parent that ran
+    last, so it has counts under each of its paths.
+    """
+    root = type(model).__name__
+    first: dict[nn.Module, str] = {}
+    sums: dict[str, int] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        path = _join(root, name) if name else root
+        count = sum(counts.get(path, {}).values())
+        name = first.setdefault(module, name)
+        sums[name] = sums.get(name, 0) + count
+    return sums
+
+
+def _join(path: str, child: str) -> str:
+    """Path of a child; the path of the model itself is ''."""
+    return f'{path}.{child}' if path else child
+
+
+def _set_rate(row: LayerEnergy, rate: FiringRate) -> None:
+    row.firing_rate, row.share_nonzero = rate.rate, rate.share_nonzero
 
 
 def _spike_attentions(model: nn.Module) -> dict[str, SpikeAttention]:
@@ -282,21 +318,21 @@ def _spike_attentions(model: nn.Module) -> dict[str, SpikeAttention]:
 
 def _count_slots(model: nn.Module, batches: list, rows: dict[str, LayerEnergy],
                  encoding: str) -> None:
-    """Fill in the operations of the spike form, one by one."""
-    synops = SynOpCounter()
-    macs = MACCounter(extra_ignore_modules=[_BatchNorm])
-    with DispatchCounterMode([synops, macs]):
-        _run(to_spikes(model, encoding), batches)
-    counters: dict[str, BaseCounter] = dict(ac=synops, mac=macs)
-    root = type(model).__name__
-    for kind, counter in counters.items():
-        counts = counter.get_counts()
-        rest = counter.get_total()
-        for name, row in rows.items():
-            count = sum(counts.get(f'{root}.{name}', {}).values())
-            row.counted.setdefault(encoding, {})[kind] = float(count)
-            rest -= count
-        rows[OTHER].counted[encoding][kind] = float(rest)
+    """Fill in the operations of the spike form.
+
+    What reads real values is taken as dense, not counted: the counter tells
+    spikes by their values, and a real-valued map can happen to be all zero.
+    """
+    model = to_spikes(model, encoding)
+    counter = SynOpCounter()
+    with DispatchCounterMode([counter]):
+        _run(model, batches)
+    counts = _by_module(counter.get_counts(), model)
+    for name, row in rows.items():
+        spikes = row.reads == 'spike'
+        row.counted[encoding] = dict(
+            ac=float(counts[name]) if spikes else 0.,
+            mac=0. if spikes else row.macs)
 
 
 def _published_operations(
@@ -305,20 +341,20 @@ def _published_operations(
     """AC, MAC, and MAC of the ANN, where papers count in another way."""
     operations: dict[str, tuple[float, float, float]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, RepConv) and \
-                rows[f'{name}.pointwise1'].reads == 'spike':
-            # C x C weights become C x C x 3 x 3, over the same spikes.
-            first = rows[f'{name}.pointwise1']
-            operations[first.name] = (9 * first.synaptic_operations, 0,
-                                      9 * first.macs)
-            operations[f'{name}.depthwise'] = (0, 0, 0)
-            operations[f'{name}.pointwise2'] = (0, 0, 0)
-        elif isinstance(module, SepConv) and \
-                rows[f'{name}.depthwise'].reads == 'spike':
-            spikes = rows[f'{name}.depthwise']
-            mean_count = spikes.firing_rate * spikes.levels
-            last = rows[f'{name}.project']
-            operations[last.name] = (last.macs * mean_count, 0, last.macs)
+        if isinstance(module, RepConv):
+            first, *inner = (rows[_join(name, x)] for x in (
+                'pointwise1', 'depthwise', 'pointwise2'))
+            if first.reads == 'spike' and inner[0].reads == 'real':
+                # C x C weights become C x C x 3 x 3, over the same spikes.
+                operations[first.name] = (9 * first.synaptic_operations, 0,
+                                          9 * first.macs)
+                operations.update((x.name, (0, 0, 0)) for x in inner)
+        elif isinstance(module, SepConv):
+            spikes, last = (
+                rows[_join(name, x)] for x in ('depthwise', 'project'))
+            if spikes.reads == 'spike' and last.reads == 'real':
+                mean_count = spikes.firing_rate * spikes.levels
+                operations[last.name] = (last.macs * mean_count, 0, last.macs)
     return operations
 
 

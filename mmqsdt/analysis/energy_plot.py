@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from .energy import EnergyReport
 from .energy_table import TITLES
 
-ANN, REAL, SPIKES = '#8c8c8c', '#d1495b', '#00798c'
+ANN, MODEL, REAL, SPIKES = '#8c8c8c', '#30425c', '#d1495b', '#00a0b0'
 MAX_BARS = 28
 
 
@@ -34,7 +34,7 @@ def plot_energy(report: EnergyReport, path: str | Path) -> None:
 def _plot_totals(axes, report: EnergyReport) -> None:
     total, ratios = report.totals()['total'], report.ratios()
     values = [total[m] for m in report.measures]
-    colors = [ANN if m.startswith('ann') else SPIKES for m in report.measures]
+    colors = [ANN if m.startswith('ann') else MODEL for m in report.measures]
     bars = axes.barh(range(len(values)), values, color=colors)
     labels = [
         f'{total[m]:.3g} mJ' +
@@ -43,7 +43,7 @@ def _plot_totals(axes, report: EnergyReport) -> None:
     ]
     axes.bar_label(bars, labels, padding=4)
     axes.set_yticks(
-        range(len(values)), [TITLES.get(m, m) for m in report.measures])
+        range(len(values)), [TITLES[m] for m in report.measures])
     axes.set(
         title='The whole model, by measure', xlabel='mJ',
         xlim=(0, 1.45 * max(values)))
@@ -63,12 +63,11 @@ def _groups(report: EnergyReport) -> dict[str, list]:
 
 
 def _plot_groups(axes, report: EnergyReport, groups: dict[str, list]) -> None:
-    encoding = next(iter(report.layers[0].counted))
-
     def energies(kind: str, cost: float) -> list[float]:
         return [
-            sum(layer.counted[encoding][kind] for layer in layers) * cost *
-            1e-6 for layers in groups.values()
+            sum(layer.counted['thermometer'][kind]
+                for layer in layers) * cost * 1e-6
+            for layers in groups.values()
         ]
 
     spikes = energies('ac', report.costs.ac_pj)
@@ -78,7 +77,7 @@ def _plot_groups(axes, report: EnergyReport, groups: dict[str, list]) -> None:
     axes.barh(
         rows, real, left=spikes, color=REAL, label='reads real values: MAC')
     axes.set_yticks(rows, list(groups))
-    axes.set(title=f'Where it goes (counted, {encoding} slots)', xlabel='uJ')
+    axes.set(title='Where it goes (counted, thermometer slots)', xlabel='uJ')
     axes.figure.legend(loc='outside lower right', ncols=2, frameon=False)
     _clean(axes)
 

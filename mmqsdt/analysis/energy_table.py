@@ -40,43 +40,45 @@ def total_table(report: EnergyReport) -> Table:
         table.add_column(part, justify='right')
     table.add_column('ANN / model', justify='right')
     for measure in report.measures:
-        ratio = ratios.get(measure)
-        table.add_row(TITLES.get(measure, measure),
-                      *(f'{totals[part][measure]:.4g}' for part in totals),
-                      f'{ratio:.2f}' if ratio else '')
+        table.add_row(
+            TITLES[measure],
+            *(f'{totals[part][measure]:.4g}' for part in totals),
+            f'{ratios[measure]:.2f}' if measure in ratios else '')
     return table
 
 
 def layer_table(report: EnergyReport) -> Table:
     """One line a layer: rates, operations in millions, energy in uJ.
 
-    Counted operations are AC where a layer reads spikes, else MAC.
+    Operations are AC where a layer reads spikes, else MAC; counted ones are
+    those of thermometer slots. The files have the rest.
     """
-    encodings = list(report.layers[0].counted)
     table = Table(
         title='Layers: what one image costs',
         title_justify='left',
         box=SIMPLE_HEAD)
     for name in ('layer', 'kind', 'reads', 'bits'):
         table.add_column(name, no_wrap=True)
-    names = ['firing\nrate', 'non-\nzero', 'dense\nM MAC', 'formula\nM SynOp']
-    names += [f'counted M\n{encoding}' for encoding in encodings]
-    names += ['ANN\nuJ', 'formula\nuJ']
-    names += [f'counted uJ\n{encoding}' for encoding in encodings]
-    for name in names:
+    for name in ('firing\nrate', 'non-\nzero', 'dense\nM MAC',
+                 'formula\nM AC', 'counted\nM AC', 'M MAC', 'formula\nuJ',
+                 'counted\nuJ', 'bits-aware\nuJ'):
         table.add_column(name, justify='right', no_wrap=True)
     for layer in report.layers:
-        table.add_row(*_cells(layer, encodings))
+        table.add_row(*_cells(layer))
     return table
 
 
-def _cells(layer: LayerEnergy, encodings: list[str]) -> list[str]:
+def _cells(layer: LayerEnergy) -> list[str]:
     cells = [layer.name, layer.kind, layer.reads, str(layer.bits or '-')]
     for share in (layer.firing_rate, layer.share_nonzero):
         cells.append('-' if share is None else f'{share:.1%}')
-    counts = [layer.macs, layer.synaptic_operations]
-    counts += [sum(layer.counted[e].values()) for e in encodings]
-    cells += [f'{count / 1e6:.3f}' if count else '-' for count in counts]
-    for measure in ('ann', 'formula', *(f'counted_{e}' for e in encodings)):
+    cells.append(f'{layer.macs / 1e6:.3f}')
+    counted = layer.counted['thermometer']
+    if layer.reads == 'spike':
+        cells += [f'{layer.synaptic_operations / 1e6:.3f}',
+                  f'{counted["ac"] / 1e6:.3f}', '-']
+    else:
+        cells += ['-', '-', f'{counted["mac"] / 1e6:.3f}']
+    for measure in ('formula', 'counted_thermometer', 'bits_thermometer'):
         cells.append(f'{layer.energy[measure] * 1e3:.3f}')
     return cells

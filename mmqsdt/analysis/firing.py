@@ -24,6 +24,12 @@ class FiringRate:
     spikes: int = 0
     nonzero: int = 0
 
+    def __add__(self, other: 'FiringRate') -> 'FiringRate':
+        """Of two neurons of the same D together."""
+        return FiringRate(self.levels, self.elements + other.elements,
+                          self.spikes + other.spikes,
+                          self.nonzero + other.nonzero)
+
     @property
     def mean_count(self) -> float:
         """Mean spike count C of an element, 0..D."""

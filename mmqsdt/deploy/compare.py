@@ -8,7 +8,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..layers import IELIF
+from ..layers import IELIF, LIF, SpikingNeuron
 from .spikes import integer_counts, spiking_neurons
 
 
@@ -21,10 +21,11 @@ class NeuronReport:
         elements (int): Counts compared.
         flips (int): Counts that differ.
         min_distance (float): Of all potentials of the float model, the
-            smallest distance to a firing threshold; nan for LIF.
-        flip_distance (float): The largest such distance among flips; 0.
-            without any. Flips that do not follow from earlier ones are
-            rounding noise: this is then at most max_difference.
+            smallest distance to where the count would change; nan for
+            neurons that are neither IELIF nor LIF.
+        flip_distance (float): The largest such distance among flips, those
+            aside that a flip in an earlier time step left a membrane for;
+            0 without any. Rounding noise, unless an earlier neuron flipped.
         max_difference (float): Largest difference of the potentials.
     """
     name: str
@@ -80,22 +81,37 @@ class FormReport:
         return '\n'.join(lines)
 
 
-def membrane_potentials(neuron: IELIF, x: Tensor, counts: Tensor) -> Tensor:
+def membrane_potentials(neuron: SpikingNeuron, x: Tensor,
+                        counts: Tensor) -> Tensor | None:
     """H[t] of every step, from the input and the counts, both (T*B, ...)."""
-    if neuron.time_steps == 1:
-        return x
     potentials, membrane = [], 0.
     for x_t, count in zip(neuron.split_time(x), neuron.split_time(counts)):
-        potentials.append(neuron.leak * membrane + x_t)
-        membrane = potentials[-1] - neuron.threshold * count
+        if isinstance(neuron, IELIF):
+            potential = neuron.leak * membrane + x_t
+            membrane = potential - neuron.threshold * count
+        elif isinstance(neuron, LIF):
+            potential = membrane + (x_t - membrane) / neuron.node.tau
+            membrane = potential * (1 - count)
+        else:
+            return None
+        potentials.append(potential)
     return torch.cat(potentials)
 
 
-def threshold_distance(neuron: IELIF, potential: Tensor) -> Tensor:
+def threshold_distance(neuron: IELIF | LIF, potential: Tensor) -> Tensor:
     """Distance of each potential to where the count would change."""
     u = potential / neuron.threshold
-    nearest = u.floor().clamp(0, neuron.levels - 1) + 0.5
+    if isinstance(neuron, LIF):
+        nearest = torch.ones_like(u)
+    else:
+        nearest = u.floor().clamp(0, neuron.levels - 1) + 0.5
     return (u - nearest).abs() * neuron.threshold
+
+
+def first_flips(neuron: SpikingNeuron, flipped: Tensor) -> Tensor:
+    """Those of the flips, (T*B, ...), without one in an earlier step."""
+    steps = neuron.split_time(flipped)
+    return (steps & (steps.cumsum(0) == 1)).flatten(0, 1)
 
 
 @contextmanager
@@ -115,8 +131,7 @@ def recorded_neurons(
 
         def record(module, args, output, name=name):
             counts = integer_counts(module, output)
-            potential = membrane_potentials(module, args[0], counts) \
-                if isinstance(module, IELIF) else None
+            potential = membrane_potentials(module, args[0], counts)
             calls = records.setdefault(name, [])
             calls.append((potential, counts))
             if forced is None or len(calls) > len(forced.get(name, ())):
@@ -173,7 +188,8 @@ def compare_forms(float_model: nn.Module,
     step sizes before it sums, the others after. A potential within some
     1e-6 of a threshold may then fire in one form and not in the other, and
     later neurons follow. In float64 (convert ``model.double()``) no count
-    differs.
+    differs. On a GPU, TF32 has to be off: it rounds real-valued products to
+    10 bits.
 
     Args:
         float_model (nn.Module): As trained.
@@ -226,8 +242,9 @@ def compare_forms(float_model: nn.Module,
                     entry.max_difference,
                     float((potential - other_potential).abs().max()))
                 if flipped.any():
+                    first = first_flips(neurons[name], flipped)
                     entry.flip_distance = max(entry.flip_distance,
-                                              float(distance[flipped].max()))
+                                              float(distance[first].max()))
     report.output_error = _output_error(outputs, other_outputs)
     return report
 

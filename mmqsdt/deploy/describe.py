@@ -65,9 +65,10 @@ def describe(model: nn.Module) -> Description:
     """List every layer of a model, in any form, by what it reads.
 
     Spikes are read by most layers. Real values are read by the stem (the
-    image), by the depthwise and the second 1x1 conv of RepConv, by the last
-    1x1 conv of SepConv, by whatever stands outside the units of
-    ``mmqsdt.layers``, and by stock heads.
+    image), by the depthwise and the second 1x1 conv of RepConv and by the
+    last 1x1 conv of SepConv unless the backbone has ``inner_neurons=True``,
+    by whatever stands outside the units of ``mmqsdt.layers``, and by stock
+    heads.
 
     Args:
         model (nn.Module): A whole model or a part; float, integer or spike
@@ -92,8 +93,8 @@ def describe(model: nn.Module) -> Description:
             continue
         elif isinstance(module, SpikeAttention) and isinstance(
                 module.q_neuron, SpikingNeuron):
-            products[module.attn_neuron] = _product(f'{name}.product',
-                                                    module.q_neuron.levels)
+            products[module.attn_neuron] = _product(
+                f'{name}.product'.removeprefix('.'), module.q_neuron.levels)
             continue
         elif module in products:
             rows.append(products[module])

@@ -75,13 +75,17 @@ class FoldedLayer(nn.Module):
     Attributes:
         weight (Tensor): Codes, int8; the weights themselves if the layer
             has none (bits=None).
-        scale, bias (Tensor): (out_channels,), of the weight's dtype.
+        scale, bias (Tensor): (out_channels,), float32 or the weight's dtype
+            if that is wider.
         bits (int, optional): Of the weight.
         levels (int, optional): D of the neuron it reads; None if its input
             is real-valued.
         slot_weights (tuple[int]): See :func:`slot_weights`.
 
-    Shape: (slots * N, ...) in, (N, ...) out.
+    Shape: (slots * N, ...) in, (N, ...) out, of the same dtype.
+
+    Raises:
+        RuntimeError: When put into training mode.
     """
 
     def __init__(self, entry: WeightLayer, encoding: str) -> None:
@@ -91,7 +95,8 @@ class FoldedLayer(nn.Module):
         self.bits = layer.bits
         weight = layer.weight.detach().clone() if layer.bits is None \
             else layer.integer_weight()
-        dtype = layer.weight.dtype
+        # Sums of codes times counts go beyond what half precision can hold.
+        dtype = torch.promote_types(layer.weight.dtype, torch.float32)
         self.register_buffer('weight', weight)
         self.register_buffer('scale', scale.to(dtype))
         self.register_buffer('bias', bias.to(dtype))
@@ -102,7 +107,8 @@ class FoldedLayer(nn.Module):
             self.levels = entry.neuron.levels
             self.slot_weights = slot_weights(self.levels, encoding)
             self.input_values = self.levels if encoding == 'count' else 1
-            self.carrier = torch.promote_types(dtype, self.exact_dtype())
+            if self.bits is not None:
+                self.carrier = torch.promote_types(dtype, self.exact_dtype())
         self.input_checked = False
 
     def largest_sum(self) -> int:
@@ -112,8 +118,6 @@ class FoldedLayer(nn.Module):
 
     def exact_dtype(self) -> torch.dtype:
         """The float type in which no such sum can be rounded."""
-        if self.bits is None:
-            return torch.float32
         return torch.float64 if self.largest_sum() >= EXACT_FLOAT32 \
             else torch.float32
 
@@ -124,6 +128,13 @@ class FoldedLayer(nn.Module):
     def per_channel(self, x: Tensor) -> Tensor:
         """(C,) to a shape that broadcasts over the output."""
         return x.view(-1, 1, 1)
+
+    def train(self, mode: bool = True) -> 'FoldedLayer':
+        if mode:
+            raise RuntimeError(
+                'the integer and the spike form are for inference; train the '
+                'float form they were made from, and convert it again')
+        return super().train(mode)
 
     def check_input(self, x: Tensor) -> None:
         """Once: an input that is no spike would give wrong results."""
@@ -150,7 +161,7 @@ class FoldedLayer(nn.Module):
                 # A kernel that transforms (Winograd) may be a hair off.
                 out = out.round_()
             out = out.to(self.scale.dtype) * self.per_channel(self.scale)
-            return out + self.per_channel(self.bias)
+            return (out + self.per_channel(self.bias)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return (f'{tuple(self.weight.shape)}, bits={self.bits}, '

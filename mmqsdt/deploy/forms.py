@@ -1,13 +1,16 @@
 """One trained model, three equal forms: float, integer, spikes."""
 
+from collections.abc import Callable
 from copy import deepcopy
 
 from torch import nn
 
 from ..layers import SpikeAttention, SpikingNeuron
 from .fold import FoldedLayer, fold
-from .spikes import SlotAttention, SlotNeuron, slot_weights
-from .structure import find_layers
+from .spikes import ENCODINGS, SlotAttention, SlotNeuron
+from .structure import WeightLayer, find_layers
+
+FORMS = ('float', 'integer', 'fast', 'spikes')
 
 
 def to_integer(model: nn.Module) -> nn.Module:
@@ -21,15 +24,18 @@ def to_integer(model: nn.Module) -> nn.Module:
     Args:
         model (nn.Module): A trained model or any part of one: a backbone,
             an ImageClassifier, a MaskRCNN, an EncoderDecoder. What is not
-            spiking in it stays as it is. It is not changed.
+            spiking in it stays as it is: stock necks and heads, and neurons
+            outside the units that ``mmqsdt.deploy.structure`` knows. The
+            model itself is not changed; it may be in training mode.
 
     Returns:
         nn.Module: In eval mode, of the same class, with the same forward.
 
     Raises:
-        ValueError: If the model is not a spiking one, or cannot be folded.
+        ValueError: If the model is not a spiking one, is converted already,
+            or cannot be folded.
     """
-    return _convert(model, 'count')
+    return convert(model, 'count')
 
 
 def to_spikes(model: nn.Module, encoding: str = 'thermometer') -> nn.Module:
@@ -38,7 +44,8 @@ def to_spikes(model: nn.Module, encoding: str = 'thermometer') -> nn.Module:
     Every neuron emits binary slots for each time step; weights accumulate
     slot by slot, attention multiplies binary tensors, and scale, bias and
     norm act once, after the slots are summed. See :func:`describe` for the
-    layers that read real values in this architecture.
+    layers that read real values: in the published architecture the stem and
+    the inner convs of RepConv and SepConv.
 
     Args:
         model (nn.Module): As in :func:`to_integer`.
@@ -52,19 +59,54 @@ def to_spikes(model: nn.Module, encoding: str = 'thermometer') -> nn.Module:
     Raises:
         ValueError: As in :func:`to_integer`, and for other encodings.
     """
-    if encoding == 'count':
-        raise ValueError("'count' is the integer form: use to_integer")
-    slot_weights(1, encoding)
-    return _convert(model, encoding)
+    if encoding not in ENCODINGS:
+        raise ValueError(f'encoding must be one of {ENCODINGS}, got '
+                         f'{encoding!r}')
+    return convert(model, encoding)
 
 
-# What tools offer as --inference.
-FORMS = dict(float=lambda model: model, integer=to_integer, spikes=to_spikes)
+def to_form(model: nn.Module,
+            form: str,
+            encoding: str = 'thermometer') -> nn.Module:
+    """A model in the form of this name; 'float' is the model itself.
+
+    Args:
+        model (nn.Module): As in :func:`to_integer`.
+        form (str): One of ``FORMS``.
+        encoding (str): Of the spike form; see :func:`to_spikes`.
+            Defaults to 'thermometer'.
+
+    Raises:
+        ValueError: As in :func:`to_spikes`, and for other forms.
+    """
+    if form not in FORMS:
+        raise ValueError(f'form must be one of {FORMS}, got {form!r}')
+    if form == 'float':
+        return model
+    if form == 'fast':
+        from .fast import to_fast  # builds on this file
+        return to_fast(model)
+    return to_integer(model) if form == 'integer' else to_spikes(
+        model, encoding)
 
 
-def _convert(model: nn.Module, encoding: str) -> nn.Module:
+def convert(
+    model: nn.Module,
+    encoding: str,
+    fold: Callable[[WeightLayer, str], FoldedLayer] = fold
+) -> nn.Module:
+    """A copy with folded layers, norms gone, and neurons that emit counts.
+
+    Args:
+        model (nn.Module): As in :func:`to_integer`.
+        encoding (str): See :func:`slot_weights`.
+        fold (Callable): Makes the inference form of a layer.
+
+    Raises:
+        ValueError: As in :func:`to_integer`.
+    """
     check_convertible(model)
-    model = deepcopy(model).eval()
+    model = deepcopy(model)
     layers = find_layers(model)
     replaced: dict[nn.Module, nn.Module] = {}
     for name, entry in layers.items():
@@ -74,17 +116,20 @@ def _convert(model: nn.Module, encoding: str) -> nn.Module:
             raise ValueError(f'{name}: {error}') from None
         replaced.update((norm, nn.Identity()) for norm in entry.norms)
     neurons = {e.neuron for e in layers.values() if e.neuron is not None}
+    if not neurons:
+        raise ValueError('no weight layer of this model reads spikes, as far '
+                         'as mmqsdt.deploy.structure knows its units')
     for module in model.modules():
         if isinstance(module, SpikeAttention) and module.neuron in neurons:
             replaced[module] = SlotAttention(module, encoding)
             neurons.update(
                 (module.q_neuron, module.k_neuron, module.v_neuron))
     for neuron in neurons:
-        if neuron.amplitude != 1:  # now part of the scales
+        if neuron.amplitude != 1:  # now part of the scales; LIF's is fixed
             neuron.amplitude = 1.
         if encoding != 'count':
             replaced[neuron] = SlotNeuron(neuron, encoding)
-    return _replace(model, replaced)
+    return replace_modules(model, replaced).eval()
 
 
 def check_convertible(model: nn.Module) -> None:
@@ -105,13 +150,13 @@ def check_convertible(model: nn.Module) -> None:
             'ANN counterpart has a float form only')
 
 
-def _replace(module: nn.Module,
-             replaced: dict[nn.Module, nn.Module]) -> nn.Module:
+def replace_modules(module: nn.Module,
+                    replaced: dict[nn.Module, nn.Module]) -> nn.Module:
     """Put replacements in place, wherever in the tree a module stands."""
     module = replaced.get(module, module)
     if isinstance(module, SlotNeuron):
         return module
     for name, child in module._modules.items():
         if child is not None:
-            module._modules[name] = _replace(child, replaced)
+            module._modules[name] = replace_modules(child, replaced)
     return module

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from ..layers import SpikeAttention, SpikingNeuron
 
+# How the spike form carries a count; see slot_weights.
+ENCODINGS = ('thermometer', 'bitwise')
 # Integers up to here are exact in float32, whatever the order of a sum.
 EXACT_FLOAT32 = 2**24
 
@@ -18,18 +20,12 @@ def slot_weights(levels: int, encoding: str) -> tuple[int, ...]:
             :math:`b_d = [d < C]`, as published. 'bitwise':
             :math:`\lceil log_2(D + 1) \rceil` slots of weights 1, 2, 4, ...
             'count': one slot, the count itself (the integer form).
-
-    Raises:
-        ValueError: For other encodings.
     """
     if encoding == 'count':
         return (1, )
     if encoding == 'thermometer':
         return (1, ) * levels
-    if encoding == 'bitwise':
-        return tuple(2**i for i in range(levels.bit_length()))
-    raise ValueError("encoding must be 'thermometer' or 'bitwise', got "
-                     f'{encoding!r}')
+    return tuple(2**i for i in range(levels.bit_length()))
 
 
 def encode(counts: Tensor, levels: int, encoding: str) -> Tensor:
@@ -38,14 +34,12 @@ def encode(counts: Tensor, levels: int, encoding: str) -> Tensor:
     Args:
         counts (Tensor): (T*B, ...), integers 0..levels.
         levels (int): D.
-        encoding (str): See :func:`slot_weights`.
+        encoding (str): 'thermometer' or 'bitwise'; see
+            :func:`slot_weights`.
 
     Returns:
-        Tensor: (slots * T*B, ...) of the same dtype, 0 or 1 unless the
-        encoding is 'count'.
+        Tensor: (slots * T*B, ...) of the same dtype, 0 or 1.
     """
-    if encoding == 'count':
-        return counts
     if encoding == 'thermometer':
         slots = [counts > d for d in range(levels)]
     else:
@@ -59,11 +53,6 @@ def encode(counts: Tensor, levels: int, encoding: str) -> Tensor:
 def split_slots(x: Tensor, slots: int) -> Tensor:
     """(slots * N, ...) -> (slots, N, ...), N = 0 included."""
     return x.reshape(slots, len(x) // slots, *x.shape[1:])
-
-
-def decode(x: Tensor, weights: tuple[int, ...]) -> Tensor:
-    """Slots back to counts, (slots * N, ...) -> (N, ...)."""
-    return weighted_sum(split_slots(x, len(weights)), weights, 0)
 
 
 def weighted_sum(x: Tensor, weights: tuple[int, ...], dim: int) -> Tensor:

@@ -75,8 +75,10 @@ def _conv_unit(unit: ConvUnit) -> list[WeightLayer]:
 def _sep_conv(unit: SepConv) -> list[WeightLayer]:
     return [
         *unit_layers(unit.expand),
-        WeightLayer(unit.depthwise, _spiking(unit.neuron)),
-        WeightLayer(unit.project, None, _batch_norms(unit.norm)),
+        WeightLayer(unit.depthwise, _spiking(unit.neuron),
+                    _batch_norms(unit.inner_norm)),
+        WeightLayer(unit.project, _spiking(unit.inner_neuron),
+                    _batch_norms(unit.norm)),
     ]
 
 
@@ -86,8 +88,10 @@ def _rep_conv(unit: RepConv,
               norm: nn.Module | None = None) -> list[WeightLayer]:
     return [
         WeightLayer(unit.pointwise1, neuron, (unit.norm_pad, )),
-        WeightLayer(unit.depthwise),
-        WeightLayer(unit.pointwise2, None, _batch_norms(unit.norm, norm)),
+        WeightLayer(unit.depthwise, _spiking(unit.inner_neuron1),
+                    _batch_norms(unit.inner_norm)),
+        WeightLayer(unit.pointwise2, _spiking(unit.inner_neuron2),
+                    _batch_norms(unit.norm, norm)),
     ]
 
 

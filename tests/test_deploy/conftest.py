@@ -1,0 +1,188 @@
+"""Small models of the three tasks, as if they had been trained."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import mmqsdt  # noqa: F401
+from mmqsdt.layers import LSQWeight
+
+ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
+WIDTH = 16
+CLASSES = 3
+NMS = dict(type='nms', iou_threshold=.7)
+
+
+def classifier(unit: dict, backbone: dict) -> dict:
+    return dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(
+            type='mmqsdt.QSDTransformer', arch=ARCH, **unit, **backbone),
+        head=dict(
+            type='mmqsdt.SpikeLinearClsHead',
+            num_classes=10,
+            in_channels=16,
+            **unit))
+
+
+def detector(unit: dict, backbone: dict) -> dict:
+    def extractor(size: int) -> dict:
+        return dict(
+            type='mmdet.SingleRoIExtractor',
+            roi_layer=dict(
+                type='RoIAlign', output_size=size, sampling_ratio=0),
+            out_channels=WIDTH,
+            featmap_strides=[4, 8, 16, 32])
+
+    return dict(
+        type='mmdet.MaskRCNN',
+        backbone=dict(
+            type='mmqsdt.QSDTransformer',
+            arch=ARCH,
+            out_indices=(1, 2, 3, 4),
+            stage4_stride=2,
+            **unit,
+            **backbone),
+        neck=dict(
+            type='mmqsdt.SpikeFPN',
+            in_channels=[8, 16, 16, 16],
+            out_channels=WIDTH,
+            num_outs=5,
+            **unit),
+        rpn_head=dict(
+            type='mmqsdt.SpikeRPNHead',
+            in_channels=WIDTH,
+            feat_channels=WIDTH,
+            anchor_generator=dict(
+                type='mmdet.AnchorGenerator',
+                scales=[8],
+                ratios=[.5, 1., 2.],
+                strides=[4, 8, 16, 32, 64]),
+            **unit),
+        roi_head=dict(
+            type='mmdet.StandardRoIHead',
+            bbox_roi_extractor=extractor(7),
+            bbox_head=dict(
+                type='mmqsdt.SpikeShared2FCBBoxHead',
+                in_channels=WIDTH,
+                fc_out_channels=32,
+                num_classes=CLASSES,
+                predictor_neuron=True,
+                **unit),
+            mask_roi_extractor=extractor(14),
+            # A stock head beside spiking ones: it stays as it is.
+            mask_head=dict(
+                type='mmdet.FCNMaskHead',
+                num_convs=1,
+                in_channels=WIDTH,
+                conv_out_channels=WIDTH,
+                num_classes=CLASSES)),
+        train_cfg=None,
+        test_cfg=dict(
+            rpn=dict(
+                nms_pre=100, max_per_img=20, nms=NMS, min_bbox_size=0),
+            rcnn=dict(
+                score_thr=0., nms=NMS, max_per_img=5, mask_thr_binary=.5)))
+
+
+def segmenter(unit: dict, backbone: dict) -> dict:
+    return dict(
+        type='mmseg.EncoderDecoder',
+        backbone=dict(
+            type='mmqsdt.QSDTransformer',
+            arch=ARCH,
+            out_indices=(0, 1, 2, 4),
+            **unit,
+            **backbone),
+        neck=dict(
+            type='mmseg.FPN',
+            in_channels=[4, 8, 16, 16],
+            out_channels=WIDTH,
+            num_outs=4),
+        decode_head=dict(
+            type='mmqsdt.SpikeFPNHead',
+            in_channels=[WIDTH] * 4,
+            in_index=[0, 1, 2, 3],
+            feature_strides=[2, 4, 8, 16],
+            channels=WIDTH,
+            num_classes=CLASSES,
+            norm_cfg=dict(type='BN'),
+            loss_decode=dict(type='mmseg.CrossEntropyLoss'),
+            **unit),
+        test_cfg=dict(mode='whole'))
+
+
+TASKS = dict(
+    cls=('mmpretrain', classifier),
+    det=('mmdet', detector),
+    seg=('mmseg', segmenter))
+
+
+def as_if_trained(model: nn.Module) -> nn.Module:
+    """Give norms, step sizes and layer scales values of their own."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.normal_(module.running_mean, std=.1)
+            nn.init.uniform_(module.running_var, .5, 2.)
+            nn.init.uniform_(module.weight, .5, 2.)
+            nn.init.normal_(module.bias, std=.3)
+        elif isinstance(module, LSQWeight) and module.bits is not None:
+            module.settle_step_size()
+            with torch.no_grad():
+                module.step_size *= torch.empty_like(
+                    module.step_size).uniform_(.7, 1.4)
+    for name, parameter in model.named_parameters():
+        if 'layer_scale' in name:
+            nn.init.uniform_(parameter, .1, 1.)
+    return model.eval()
+
+
+@pytest.fixture
+def build() -> Callable[..., nn.Module]:
+    """``build(task, **backbone)``: a model of 'cls', 'det' or 'seg'.
+
+    weight_bits and neuron hold for neck and heads too, the rest is the
+    backbone's.
+    """
+
+    def build(task: str,
+              weight_bits: int | None = 4,
+              neuron: dict = dict(type='mmqsdt.IELIF'),
+              **backbone) -> nn.Module:
+        framework, config = TASKS[task]
+        pytest.importorskip(f'{framework}.models')
+        unit = dict(weight_bits=weight_bits, neuron=neuron)
+        config = ConfigDict(config(unit, backbone))
+        return as_if_trained(MODELS.build(config))
+
+    return build
+
+
+@pytest.fixture
+def inputs() -> Callable[..., dict]:
+    """``inputs(task, dtype)``: arguments of a model's forward."""
+
+    def inputs(task: str, dtype: torch.dtype = torch.float32) -> dict:
+        side = 32 if task == 'cls' else 64
+        images = torch.randn(2, 3, side, side, dtype=dtype)
+        if task != 'det':
+            return dict(inputs=images)
+        from mmdet.structures import DetDataSample
+        size = (64, 64)
+        shapes = dict(
+            img_shape=size,
+            ori_shape=size,
+            pad_shape=size,
+            batch_input_shape=size,
+            scale_factor=(1., 1.))
+        samples = [DetDataSample(metainfo=shapes) for _ in images]
+        # mmdet pastes masks in float32 only; the raw outputs are the same.
+        mode = 'predict' if dtype == torch.float32 else 'tensor'
+        return dict(inputs=images, data_samples=samples, mode=mode)
+
+    return inputs

@@ -22,13 +22,18 @@ setup(
     license='MIT',
     python_requires='>=3.11',
     packages=[
-        *find_packages(include=['mmqsdt', 'mmqsdt.*']), 'mmqsdt.configs'
+        *find_packages(include=['mmqsdt', 'mmqsdt.*']), 'mmqsdt.configs',
+        'mmqsdt.tools'
     ],
-    package_dir={'mmqsdt.configs': 'configs'},
-    package_data={'mmqsdt.configs': ['**/*.py', '**/*.yml']},
+    package_dir={'mmqsdt.configs': 'configs', 'mmqsdt.tools': 'tools'},
+    package_data={
+        'mmqsdt': ['templates/*.md'],
+        'mmqsdt.configs': ['**/*.py', '**/*.yml'],
+    },
     install_requires=[
         'torch>=2.4', 'onedl-mmengine>=0.10.10', 'onedl-mmcv>=2.3.3',
-        'spikingjelly>=2.0.0,<3', 'numpy', 'packaging'
+        'spikingjelly>=2.0.0,<3', 'numpy', 'packaging', 'pillow', 'rich',
+        'safetensors'
     ],
     extras_require=dict(
         cls=cls, det=det, seg=seg, demo=demo, all=everything, test=test),

@@ -238,9 +238,10 @@ def compare_forms(float_model: nn.Module,
                 distance = threshold_distance(neurons[name], potential)
                 entry.min_distance = min(entry.min_distance,
                                          float(distance.min()))
-                entry.max_difference = max(
-                    entry.max_difference,
-                    float((potential - other_potential).abs().max()))
+                if other_potential is not None:
+                    entry.max_difference = max(
+                        entry.max_difference,
+                        float((potential - other_potential).abs().max()))
                 if flipped.any():
                     first = first_flips(neurons[name], flipped)
                     entry.flip_distance = max(entry.flip_distance,

@@ -25,6 +25,7 @@ train_pipeline = [
         ratio_range=(0.9, 1.4),
         keep_ratio=True,
         interpolation='area'),
+    dict(type='RandomRotate', prob=0.7, degree=15., seg_pad_val=255),
     dict(type='RandomCrop', crop_size=(64, 64)),
     dict(type='PackSegInputs')
 ]

@@ -1,0 +1,173 @@
+"""The shipped configs: found by name, listed with what they are."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from inspect import signature
+from pathlib import Path
+
+from mmengine.config import Config
+from rich.console import Console
+from rich.table import Table
+
+from .launch import DATA_SOURCES, FRAMEWORKS, dataset_paths
+from .layers import IELIF
+from .models import QSDTransformer
+from .utils import get_config_path
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """What a config says of itself.
+
+    Attributes:
+        name (str): Such as 'det/qsdt_maskrcnn_coco'.
+        task (str): Classification, detection or segmentation.
+        network (str): Type of the whole model.
+        size (str): Arch of the backbone.
+        bits (str): Of the backbone's weights; 'float'.
+        spikes (str): 'T x D', time steps x levels; 'ReLU' where none spike.
+        data (str): Data set.
+        data_here (bool): Whether its training data are where they are
+            looked for.
+    """
+    name: str
+    task: str
+    network: str
+    size: str
+    bits: str
+    spikes: str
+    data: str
+    data_here: bool
+
+
+def config_names() -> list[str]:
+    """Names of all shipped configs, such as 'cls/qsdt_digits'."""
+    root = Path(get_config_path())
+    return sorted(
+        path.relative_to(root).with_suffix('').as_posix()
+        for path in root.glob('[!_]*/*.py'))
+
+
+def find_config(name: str) -> str:
+    """Path of a config: the file of that name, else one that ships.
+
+    Args:
+        name (str): A path; or, where there is no such file, what ends the
+            path of a shipped config, with or without '.py':
+            'qsdt_maskrcnn_coco', 'configs/det/qsdt_maskrcnn_coco.py'.
+
+    Raises:
+        FileNotFoundError: If there is none; suggests the nearest.
+    """
+    if Path(name).is_file():
+        return name
+    wanted = name.removesuffix('.py').removeprefix('configs/')
+    known = config_names()
+    for each in known:
+        if wanted in (each, each.split('/')[1]):
+            return get_config_path(f'{each}.py')
+    stems = {each.split('/')[1]: each for each in known}
+    near = [stems[stem] for stem in get_close_matches(
+        wanted.split('/')[-1], stems, n=3)]
+    hint = f'; did you mean {" or ".join(near)}?' if near else ''
+    raise FileNotFoundError(
+        f'no config at {name}{hint}\n  all: python tools/train.py --list')
+
+
+def list_zoo(pattern: str = '') -> list[ZooEntry]:
+    """Shipped configs, described.
+
+    Args:
+        pattern (str): Part of a name or a wildcard pattern; of several
+            words each must match, in name, task or data. Defaults to '',
+            all of them.
+
+    Raises:
+        ValueError: If nothing matches; suggests the nearest.
+    """
+    entries = [describe_config(name) for name in config_names()]
+    found = [e for e in entries if all(matches(e, w)
+                                       for w in pattern.lower().split())]
+    if not found:
+        words = {word for e in entries for word in words_of(e)}
+        near = get_close_matches(pattern.lower(), words, n=3, cutoff=0.5)
+        raise ValueError(
+            f'no config matches {pattern!r}'
+            + (f'; did you mean {" or ".join(near)}?' if near else ''))
+    return found
+
+
+def words_of(entry: ZooEntry) -> list[str]:
+    """What a pattern is compared with, in small letters."""
+    return [text.lower() for text in (
+        entry.name, entry.name.split('/')[1], entry.task, entry.data,
+        entry.network, entry.size)]
+
+
+def matches(entry: ZooEntry, word: str) -> bool:
+    """Whether a word is part of an entry, or a pattern of it."""
+    return any(word in text or fnmatch(text, word) for text in words_of(entry))
+
+
+def describe_config(name: str) -> ZooEntry:
+    """Read one shipped config.
+
+    Args:
+        name (str): See :func:`config_names`.
+    """
+    cfg = Config.fromfile(get_config_path(f'{name}.py'))
+    size, bits, spikes = describe_backbone(cfg.model.backbone)
+    dataset = cfg.train_dataloader.dataset
+    return ZooEntry(
+        name=name,
+        task=FRAMEWORKS[cfg.default_scope][1],
+        network=cfg.model.type,
+        size=size,
+        bits=bits,
+        spikes=spikes,
+        data=describe_data(dataset),
+        data_here=all(path.exists() for path in dataset_paths(dataset)))
+
+
+def describe_backbone(backbone: dict) -> tuple[str, str, str]:
+    """Size, bits and T x D of a backbone's config, defaults filled in."""
+    if not backbone['type'].endswith('QSDTransformer'):
+        size = f'{backbone["type"]}-{backbone.get("depth", "")}'.rstrip('-')
+        return size, 'float', 'ReLU'
+    defaults = {k: p.default for k, p in
+                signature(QSDTransformer).parameters.items()}
+    settings = {**defaults, **backbone}
+    bits, neuron = settings['weight_bits'], settings['neuron']
+    neuron = neuron or dict(type='mmqsdt.IELIF')
+    kind = neuron['type'].split('.')[-1]
+    spikes = kind
+    if kind in ('IELIF', 'LIF'):
+        levels = 1 if kind == 'LIF' else neuron.get(
+            'levels', signature(IELIF).parameters['levels'].default)
+        spikes = f'{settings["time_steps"]} x {levels}'
+    arch = settings['arch']
+    return (arch if isinstance(arch, str) else 'custom',
+            'float' if bits is None else str(bits), spikes)
+
+
+def describe_data(dataset: dict) -> str:
+    """Name of a data set's config."""
+    root = Path(dataset.get('data_root') or '')
+    for part, (name, _) in DATA_SOURCES.items():
+        if part in root.parts:
+            return name
+    return dataset['type']
+
+
+def print_zoo(entries: list[ZooEntry], console: Console | None = None) -> None:
+    """The entries as a table."""
+    table = Table(box=None, pad_edge=False, header_style='bold')
+    for column in ('config', 'task', 'network', 'size', 'bits', 'T x D',
+                   'data', 'here'):
+        table.add_column(column, no_wrap=True)
+    for e in entries:
+        table.add_row(e.name, e.task, e.network, e.size, e.bits, e.spikes,
+                      e.data, 'yes' if e.data_here else '')
+    # Not cut to a narrow window: the names are there to be copied.
+    (console or Console(width=140)).print(table)

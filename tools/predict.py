@@ -1,0 +1,105 @@
+"""Predict on pictures: drawings, and predictions.json beside them.
+
+    python tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ --out DIR
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
+from mmengine.config import DictAction
+from mmengine.device import get_device
+
+from mmqsdt.checkpoint import load_for_test
+from mmqsdt.deploy import ENCODINGS, FORMS, to_form
+from mmqsdt.launch import (build_model, check_framework, find_checkpoint,
+                           load_config)
+from mmqsdt.predict import Predictor, find_pictures, predict_pictures
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='path of the config, or its name')
+    parser.add_argument(
+        'checkpoint', help='path of the checkpoint or of packed weights, or '
+        'a work dir: its last')
+    parser.add_argument(
+        'pictures', nargs='+', help='files, or folders of pictures')
+    parser.add_argument('--out', required=True, help='folder of the results')
+    parser.add_argument(
+        '--inference', choices=FORMS, default='float',
+        help='form of the model: float as trained; integer codes and counts; '
+        'or binary spikes. Default: float')
+    parser.add_argument(
+        '--encoding', choices=ENCODINGS, default=ENCODINGS[0],
+        help='how --inference spikes carries a count; '
+        f'default: {ENCODINGS[0]}')
+    parser.add_argument(
+        '--device', default=get_device(), help='default: %(default)s')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.5,
+        help='detections below it are not drawn; default: 0.5')
+    parser.add_argument(
+        '--max-side', type=int, default=2048,
+        help='larger pictures are shrunk first, pixels; default: 2048')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction,
+        help='override config entries: key=value')
+    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    return parser.parse_args()
+
+
+def build_predictor(args: argparse.Namespace) -> Predictor:
+    cfg = load_config(args)
+    check_framework(cfg)
+    model = build_model(cfg)
+    load_for_test(model, find_checkpoint(args.checkpoint))
+    model = to_form(model, args.inference, args.encoding)
+    return Predictor(cfg, model, args.device, args.score_thr)
+
+
+def main() -> None:
+    args = parse_args()
+    out_dir = Path(args.out)
+    try:
+        if args.max_side < 1:
+            raise ValueError(f'--max-side must be positive, got '
+                             f'{args.max_side}')
+        paths = find_pictures(args.pictures)
+        out_dir.mkdir(parents=True, exist_ok=True)
+        predictor = build_predictor(args)
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    results = []
+    try:
+        for result in predict_pictures(predictor, paths, out_dir,
+                                       args.max_side):
+            results.append(result)
+            print(result['file'], summary(result), sep=': ')
+    finally:  # what is done is kept, whatever happens
+        (out_dir / 'predictions.json').write_text(
+            json.dumps(results, indent=1) + '\n')
+    print(f'written: {out_dir}/predictions.json and drawings')
+    if any('error' in result for result in results):
+        raise SystemExit(1)
+
+
+def summary(result: dict) -> str:
+    """A few words on a result."""
+    if 'error' in result:
+        return f'NOT READ, {result["error"]}'
+    if 'instances' in result:
+        return f'{len(result["instances"])} instances'
+    best = result['classes'][0]
+    name = best.get('name', best['label'])
+    if 'score' in best:
+        return f'{name} {best["score"]:.3f}'
+    return ', '.join(f'{c.get("name", c["label"])} {c["share"]:.0%}'
+                     for c in result['classes'][:3])
+
+
+if __name__ == '__main__':
+    main()

@@ -280,7 +280,7 @@ def check_data() -> Iterator[Finding]:
     configs = Path(get_config_path())
     number = len(list(configs.glob('[cds]*/*.py')))
     yield Finding('configs and data', 'configs', WORKS,
-                  f'{number}; tools/train.py --list')
+                  f'{number}; python -m mmqsdt train --list')
     for part, (name, source) in DATA_SOURCES.items():
         there = Path('data', part).is_dir()
         yield Finding('configs and data', name, WORKS if there else ABSENT,

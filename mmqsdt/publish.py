@@ -203,7 +203,7 @@ def describe_training(cfg: Config) -> str:
                if cfg.train_cfg.get(key)]
     optimizer = cfg.optim_wrapper.optimizer
     rate = f'{optimizer.lr:g}' if 'lr' in optimizer else 'its default'
-    return (f"As its config has it: {" ".join(lengths)}, "
-            f'{cfg.train_dataloader.batch_size} images '
-            f'a process, {optimizer.type} with learning rate {rate}. '
+    return (f'As its config has it: {" ".join(lengths)}, '
+            f'{cfg.train_dataloader.batch_size} images a process, '
+            f'{optimizer.type} with learning rate {rate}. '
             '`config.py` has the rest.')

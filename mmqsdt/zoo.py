@@ -72,21 +72,32 @@ def find_config(name: str) -> str:
         wanted.split('/')[-1], stems, n=3)]
     hint = f'; did you mean {" or ".join(near)}?' if near else ''
     raise FileNotFoundError(
-        f'no config at {name}{hint}\n  all: python tools/train.py --list')
+        f'no config at {name}{hint}\n  all: python -m mmqsdt train --list')
 
 
 def list_zoo(pattern: str = '') -> list[ZooEntry]:
     """Shipped configs, described.
 
     Args:
-        pattern (str): Part of a name or a wildcard pattern; of several
-            words each must match, in name, task or data. Defaults to '',
-            all of them.
+        pattern (str): See :func:`select`. Defaults to '', all of them.
 
     Raises:
         ValueError: If nothing matches; suggests the nearest.
     """
-    entries = [describe_config(name) for name in config_names()]
+    return select([describe_config(name) for name in config_names()], pattern)
+
+
+def select(entries: list[ZooEntry], pattern: str) -> list[ZooEntry]:
+    """The entries that match.
+
+    Args:
+        entries (list[ZooEntry]): All there are.
+        pattern (str): Part of a name or a wildcard pattern; of several
+            words each must match, in name, task, data, network or size.
+
+    Raises:
+        ValueError: If nothing matches; suggests the nearest.
+    """
     found = [e for e in entries if all(matches(e, w)
                                        for w in pattern.lower().split())]
     if not found:

@@ -122,7 +122,8 @@ class EnergyReport:
     """Result of :func:`measure_energy`.
 
     Attributes:
-        layers (list[LayerEnergy]): In order of the model.
+        layers (list[LayerEnergy]): In order of the model; without those
+            that did not run, such as an auxiliary head.
         images (int): Images it is the mean of.
         costs (EnergyCosts): What an operation costs.
     """
@@ -228,9 +229,8 @@ def measure_energy(model: nn.Module,
     published = _published_operations(model, rows)
     for name, row in rows.items():
         _finish(row, published.get(name), images, costs)
-    if not rows[OTHER].macs:
-        del rows[OTHER]
-    return EnergyReport(list(rows.values()), images, costs)
+    ran = [row for row in rows.values() if row.macs]
+    return EnergyReport(ran, images, costs)
 
 
 def _new_row(layer: LayerDescription) -> LayerEnergy:

@@ -337,6 +337,14 @@ def test_every_layer_of_the_description_is_there_in_order():
         (x.name, x.kind, x.reads, x.bits) for x in describe(model)]
 
 
+def test_layers_that_did_not_run_are_left_out():
+    model = TwoLayers().eval()
+    model.auxiliary = ConvUnit(1, 1, 1, IE_LIF)
+    report = measure_energy(model, [torch.rand(1, 1, 3, 3)])
+    assert list(by_name(report)) == ['stem.conv', 'conv.conv']
+    assert set(report.totals()) == {'stem', 'conv', 'total'}
+
+
 class Shared(nn.Module):
     """One unit under two names, run under both, and a product of its own."""
 

@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OUT ?= demo_out
 
-.PHONY: install test lint demo demo-cls demo-seg clean
+.PHONY: install test lint demo demo-cls demo-seg ablation clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,9 @@ demo-seg: install
 	$(PY) tools/train.py configs/seg/qsdt_fpn_digits.py
 	$(PY) tools/test.py configs/seg/qsdt_fpn_digits.py \
 	    work_dirs/qsdt_fpn_digits --show-dir $(OUT)/seg --show-number 12
+
+ablation: install
+	$(PY) tools/ablation.py
 
 clean:
 	rm -rf work_dirs $(OUT) data/digits

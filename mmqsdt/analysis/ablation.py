@@ -1,0 +1,220 @@
+"""The ablation of neuron, bits and FGD: its arms, its tests, its table."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from scipy.stats import ttest_rel, wilcoxon
+
+# Around the tables in a Markdown file.
+BEGIN, END = '<!-- begin of tables -->\n', '<!-- end of tables -->\n'
+
+IELIF = dict(type='mmqsdt.IELIF')
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network of the ablation.
+
+    Attributes:
+        title (str): Its line in the table.
+        neuron (dict): Of the backbone.
+        head_neuron (dict): Of the head, whose input is a mean over T.
+        weight_bits (int, optional): Of backbone and head.
+        time_steps (int): T.
+        fgd (dict, optional): Arguments of FGDLoss; None without teacher.
+        hook (dict): More arguments of FGDistillHook.
+        lr (float): Learning rate.
+        cost (float): Time of a run over that of IE-LIF, roughly: for the
+            estimate of the remaining time.
+    """
+    title: str
+    neuron: dict = field(default_factory=IELIF.copy)
+    head_neuron: dict = field(default_factory=IELIF.copy)
+    weight_bits: int | None = 4
+    time_steps: int = 1
+    fgd: dict | None = None
+    hook: dict = field(default_factory=dict)
+    lr: float = 5e-3
+    cost: float = 1.
+
+
+def lif(threshold: float) -> dict:
+    """Config of a binary LIF neuron."""
+    return dict(type='mmqsdt.LIF', threshold=threshold)
+
+
+RELU = dict(type='ReLU')
+FGD = dict(loss_weight=1.)
+# The threshold is the best of TRIALS at T = 1, on validation images.
+ARMS = {
+    'ann': Arm('ANN counterpart', RELU, RELU, None),
+    'lif_t1': Arm('binary LIF, T = 1', lif(0.5), cost=1.4),
+    'lif_t4': Arm('binary LIF, T = 4', lif(0.5), time_steps=4, cost=4.5),
+    'ielif': Arm('IE-LIF'),
+    'ielif_fgd': Arm('IE-LIF + FGD', fgd=FGD, cost=1.5),
+    'ielif_2bit': Arm('IE-LIF', weight_bits=2),
+    'ielif_2bit_fgd': Arm('IE-LIF + FGD', weight_bits=2, fgd=FGD, cost=1.5),
+}
+
+# What the paper expects to be better, and what worse.
+COMPARISONS = (('ielif', 'lif_t1'), ('ielif', 'lif_t4'),
+               ('ielif_fgd', 'ielif'), ('ielif_2bit_fgd', 'ielif_2bit'),
+               ('ann', 'ielif'))
+
+# Tried on validation images, once: what -> (arm, its changes).
+TRIALS = {
+    'ann, lr 0.002': ('ann', dict(lr=2e-3)),
+    'ielif, lr 0.002': ('ielif', dict(lr=2e-3)),
+    'ielif_fgd, weight 1, lr 0.002':
+    ('ielif_fgd', dict(lr=2e-3, fgd=dict(loss_weight=1.))),
+    'ielif': ('ielif', {}),
+    'ann': ('ann', {}),
+    'lif_t1, threshold 1': ('lif_t1', dict(neuron=lif(1.))),
+    'lif_t1, threshold 0.5': ('lif_t1', dict(neuron=lif(0.5))),
+    'lif_t1, threshold 0.25': ('lif_t1', dict(neuron=lif(0.25))),
+    'ielif_fgd, weight 1': ('ielif_fgd', dict(fgd=dict(loss_weight=1.))),
+    'ielif_fgd, weight 3': ('ielif_fgd', dict(fgd=dict(loss_weight=3.))),
+    'ielif_fgd, weight 0.3': ('ielif_fgd', dict(fgd=dict(loss_weight=0.3))),
+    'lif_t4, threshold 0.5': ('lif_t4', dict(neuron=lif(0.5))),
+    'lif_t4, threshold 1': ('lif_t4', dict(neuron=lif(1.))),
+}
+
+
+def trial_arm(name: str) -> Arm:
+    """The network of an entry of TRIALS."""
+    arm, changes = TRIALS[name]
+    return replace(ARMS[arm], **changes)
+
+
+@dataclass
+class Comparison:
+    """Two arms, paired by seed.
+
+    Attributes:
+        differences (list[float]): Accuracy of the first less that of the
+            second, in points, for every seed that both have.
+        t_test (float): p of the paired t-test, two-sided.
+        signed_rank (float): p of Wilcoxon's exact signed-rank test,
+            two-sided; over five seeds it is 0.0625 at best.
+    """
+    differences: list[float]
+    t_test: float
+    signed_rank: float
+
+
+def accuracies(runs: dict[str, dict], arm: str) -> dict[int, float]:
+    """Seed -> accuracy of an arm, of what has been run."""
+    found = {}
+    for name, run in runs.items():
+        run_arm, _, seed = name.partition(', seed ')
+        if run_arm == arm:
+            found[int(seed)] = run['accuracy']
+    return dict(sorted(found.items()))
+
+
+def compare(runs: dict[str, dict], first: str,
+            second: str) -> Comparison | None:
+    """Compare two arms; None if fewer than two seeds have both.
+
+    Args:
+        runs (dict): '<arm>, seed <n>' -> dict with 'accuracy', in percent.
+        first (str): Key of ARMS.
+        second (str): Key of ARMS.
+    """
+    ours, theirs = accuracies(runs, first), accuracies(runs, second)
+    seeds = [seed for seed in ours if seed in theirs]
+    if len(seeds) < 2:
+        return None
+    x, y = [ours[s] for s in seeds], [theirs[s] for s in seeds]
+    # Accuracies have three decimals; less is the rounding of a subtraction.
+    differences = [round(a - b, 3) for a, b in zip(x, y)]
+    signed_rank = 1.
+    if any(differences):
+        signed_rank = float(wilcoxon(differences, method='exact').pvalue)
+    return Comparison(differences, float(ttest_rel(x, y).pvalue), signed_rank)
+
+
+def ablation_tables(content: dict) -> str:
+    """The tables of results, comparisons and trials, in Markdown.
+
+    Args:
+        content (dict): Of the json that tools/ablation.py writes.
+    """
+    runs = content['runs']
+    lines = [
+        '| | weight bits | T | seeds | accuracy, % | entropy of q, k, v, bits '
+        '| bound, bits | firing rate | FGD distance |',
+        '|---|---|---|---|---|---|---|---|---|'
+    ]
+    for name, arm in ARMS.items():
+        found = accuracies(runs, name)
+        mine = [runs[f'{name}, seed {seed}'] for seed in found]
+        lines.append(_result_line(arm, list(found.values()), mine))
+    lines += [
+        '', '| difference, points | mean | by seed | paired t-test, p '
+        '| signed-rank test, p |', '|---|---|---|---|---|'
+    ]
+    for first, second in COMPARISONS:
+        found = compare(runs, first, second)
+        if found:
+            lines.append(_comparison_line(first, second, found))
+    lines += ['', '| tried on validation images | accuracy, % |', '|---|---|']
+    lines += [
+        f'| {name} | {run["accuracy"]:.1f} |'
+        for name, run in content['trials'].items()
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def write_tables(content: dict, path: str | Path) -> None:
+    """Put the tables into a Markdown file, in place of those there.
+
+    Args:
+        content (dict): See :func:`ablation_tables`.
+        path (str | Path): A new file, or one that has the marks around its
+            tables.
+
+    Raises:
+        ValueError: If the file has no such marks.
+    """
+    path = Path(path)
+    text = path.read_text() if path.exists() else BEGIN + END
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f'{path} has no lines {BEGIN.strip()} and '
+                         f'{END.strip()} for the tables to stand between')
+    tables = f'\n{ablation_tables(content)}\n'
+    path.write_text(before + begin + tables + end + after)
+
+
+def _label(arm: Arm) -> str:
+    bits = f'{arm.weight_bits}-bit ' if arm.weight_bits else ''
+    return bits + arm.title
+
+
+def _result_line(arm: Arm, found: list[float], runs: list[dict]) -> str:
+
+    def over_seeds(key: str, digits: int) -> str:
+        if not runs or runs[0][key]['q'] is None:
+            return '-'
+        return ', '.join(
+            f'{mean(run[key][x] for run in runs):.{digits}f}' for x in 'qkv')
+
+    accuracy = f'{mean(found):.1f}' if found else 'not run'
+    if len(found) > 1:
+        accuracy += f' ± {stdev(found):.1f}'
+    bound = runs[0]['bound']['q'] if runs else None
+    cells = (arm.title, arm.weight_bits or 'float', arm.time_steps,
+             len(found), accuracy, over_seeds('entropy', 2),
+             '-' if bound is None else f'{bound:.2f}',
+             over_seeds('firing_rate', 2), over_seeds('fgd', 2))
+    return f'| {" | ".join(map(str, cells))} |'
+
+
+def _comparison_line(first: str, second: str, found: Comparison) -> str:
+    by_seed = ', '.join(f'{d:+.1f}' for d in found.differences)
+    return (f'| {_label(ARMS[first])} less {_label(ARMS[second])} '
+            f'| {mean(found.differences):+.1f} | {by_seed} '
+            f'| {found.t_test:.2g} | {found.signed_rank:.2g} |')

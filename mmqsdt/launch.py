@@ -16,6 +16,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
+from .utils import find_config
+
 # scope of a config -> (pip extra, what it is for)
 FRAMEWORKS = dict(
     mmpretrain=('cls', 'classification'),
@@ -77,7 +79,6 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: If there is no such config; suggests the nearest.
     """
-    from .zoo import find_config  # builds on this file
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(find_config(args.config))
     if args.cfg_options:

@@ -13,7 +13,7 @@ from rich.table import Table
 from .launch import DATA_SOURCES, FRAMEWORKS, dataset_paths
 from .layers import IELIF
 from .models import QSDTransformer
-from .utils import get_config_path
+from .utils import config_names, get_config_path
 
 
 @dataclass(frozen=True)
@@ -39,40 +39,6 @@ class ZooEntry:
     spikes: str
     data: str
     data_here: bool
-
-
-def config_names() -> list[str]:
-    """Names of all shipped configs, such as 'cls/qsdt_digits'."""
-    root = Path(get_config_path())
-    return sorted(
-        path.relative_to(root).with_suffix('').as_posix()
-        for path in root.glob('[!_]*/*.py'))
-
-
-def find_config(name: str) -> str:
-    """Path of a config: the file of that name, else one that ships.
-
-    Args:
-        name (str): A path; or, where there is no such file, what ends the
-            path of a shipped config, with or without '.py':
-            'qsdt_maskrcnn_coco', 'configs/det/qsdt_maskrcnn_coco.py'.
-
-    Raises:
-        FileNotFoundError: If there is none; suggests the nearest.
-    """
-    if Path(name).is_file():
-        return name
-    wanted = name.removesuffix('.py').removeprefix('configs/')
-    known = config_names()
-    for each in known:
-        if wanted in (each, each.split('/')[1]):
-            return get_config_path(f'{each}.py')
-    stems = {each.split('/')[1]: each for each in known}
-    near = [stems[stem] for stem in get_close_matches(
-        wanted.split('/')[-1], stems, n=3)]
-    hint = f'; did you mean {" or ".join(near)}?' if near else ''
-    raise FileNotFoundError(
-        f'no config at {name}{hint}\n  all: python -m mmqsdt train --list')
 
 
 def list_zoo(pattern: str = '') -> list[ZooEntry]:

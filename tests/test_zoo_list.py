@@ -11,13 +11,8 @@ from test_geometry import geometry_faults
 
 from mmqsdt import get_config_path
 from mmqsdt.smoke import BATCH_SIZE, ITERATIONS, smoke
-from mmqsdt.zoo import (
-    config_names,
-    describe_config,
-    find_config,
-    list_zoo,
-    select,
-)
+from mmqsdt.utils import config_names, find_config
+from mmqsdt.zoo import describe_config, list_zoo, select
 
 HOME = Path(__file__).parents[1]
 

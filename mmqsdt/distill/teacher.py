@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..checkpoint import load_state_dict
 from ..convert import convert_reference_checkpoint, is_reference_checkpoint
 from ..launch import check_framework
+from ..utils import find_config
 
 
 def build_teacher(teacher: str | dict, checkpoint: str | None) -> nn.Module:
@@ -51,9 +52,10 @@ def _model_config(teacher: str | dict) -> tuple[dict, str | None]:
     current = DefaultScope.get_current_instance()
     scope = current.scope_name if current else None
     if isinstance(teacher, (str, Path)):
-        if not Path(teacher).is_file():
-            raise FileNotFoundError(f'no teacher config at {teacher}')
-        cfg = Config.fromfile(teacher)
+        try:
+            cfg = Config.fromfile(find_config(str(teacher)))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'teacher: {error}') from None
         if 'model' not in cfg:
             raise ValueError(f'the teacher config {teacher} has no model')
         check_framework(cfg)

@@ -464,7 +464,7 @@ def test_student_starts_from_the_weights_of_the_teacher(checkpoint):
     (dict(teacher=STUDENT), ValueError, 'teacher is the student'),
     (dict(teacher=dict(type='mmqsdt.QSDTransformer', arch=ARCH)), ValueError,
      'teacher is the student'),
-    (dict(teacher='nowhere.py'), FileNotFoundError, 'no teacher config at'),
+    (dict(teacher='nowhere.py'), FileNotFoundError, 'teacher: no config at'),
     (dict(teacher=dict(arch='tiny')), TypeError, 'dict of a model'),
     (dict(checkpoint='nowhere.pth'), FileNotFoundError, 'no checkpoint at'),
     (dict(checkpoint=None), ValueError, 'teacher has no weights'),

@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/models/fpn_qsdt.py', '../_base_/datasets/digits_semantic.py',
     '../_base_/schedules/digits_adamw.py', '../_base_/seg_runtime.py'
 ]
-iterations = 1400
+iterations = 1200
 width = 32
 model = dict(
     data_preprocessor=dict(size=(64, 64)),

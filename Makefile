@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OUT ?= demo_out
 
-.PHONY: install test lint demo demo-cls demo-seg ablation clean
+.PHONY: install test lint demo demo-cls demo-seg ablation benchmark clean
 
 install: $(VENV)/.installed
 
@@ -44,6 +44,9 @@ demo-seg: install
 
 ablation: install
 	$(PY) tools/ablation.py
+
+benchmark: install
+	$(PY) tools/benchmark.py configs/cls/qsdt_imagenet.py --train 4
 
 clean:
 	rm -rf work_dirs $(OUT) data/digits

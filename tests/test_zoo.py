@@ -254,7 +254,7 @@ def kind(cfg: Config) -> dict:
     model = cfg.model
     backbone = {k: v for k, v in model.backbone.items() if k != 'init_cfg'}
     parts = {k: model[k].type for k in model
-             if k.endswith('head') or k == 'neck' and model[k]}
+             if (k.endswith('head') or k == 'neck') and model[k]}
     roi = model.get('roi_head', {})
     for part in ('bbox_head', 'mask_head'):
         each = roi.get(part, [])

@@ -27,7 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--inference', choices=FORMS, default='float',
         help='form of the model: float as trained; integer codes and counts; '
-        'or binary spikes. Default: float')
+        'fast, the same on integer kernels of the CPU; or binary spikes. '
+        'Default: float')
     parser.add_argument(
         '--encoding', choices=ENCODINGS,
         help='how --inference spikes carries a count; '

@@ -20,6 +20,7 @@ from mmqsdt.deploy import (
     to_integer,
     to_spikes,
 )
+from mmqsdt.deploy.fast import to_fast
 from mmqsdt.deploy.fold import FoldedLayer
 from mmqsdt.deploy.spikes import SlotNeuron, SlotProduct
 from mmqsdt.layers import IELIF, ConvUnit, LSQConv2d, SepConv, SpikeAttention
@@ -28,7 +29,8 @@ ROOT = Path(__file__).parents[2]
 CONVERSIONS = dict(
     integer=to_integer,
     thermometer=to_spikes,
-    bitwise=partial(to_spikes, encoding='bitwise'))
+    bitwise=partial(to_spikes, encoding='bitwise'),
+    fast=to_fast)
 NEURONS = dict(
     lif=dict(type='mmqsdt.LIF'),
     binary=dict(type='mmqsdt.IELIF', levels=1),

@@ -1,0 +1,100 @@
+"""How fast a model is, against its ANN counterpart, in one process.
+
+    python tools/benchmark.py configs/cls/qsdt_imagenet.py
+
+Every form of the model and every way to run the counterpart take turns, so
+that whatever else the machine does falls upon all of them.
+"""
+
+import argparse
+from pathlib import Path
+
+import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
+import torch
+from mmengine.config import DictAction
+from mmengine.logging import MMLogger
+
+from mmqsdt.analysis.benchmark import (CLOCKS, TITLES, Benchmark, Models,
+                                       measure_inference, measure_training)
+from mmqsdt.analysis.benchmark_report import plot_benchmark, print_benchmark
+from mmqsdt.deploy import load_weights
+from mmqsdt.launch import check_framework, find_checkpoint, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        'checkpoint', nargs='?', help='checkpoint, packed weights or work '
+        'dir; without it weights are random, which changes no time but that '
+        'of a detector, who then has other regions to look at')
+    parser.add_argument(
+        '--runners', nargs='+', choices=TITLES, metavar='RUNNER',
+        default=[n for n in TITLES if n != 'spikes'],
+        help=f'of {", ".join(TITLES)}; default: all but spikes')
+    parser.add_argument(
+        '--batches', nargs='+', type=int, default=[1, 4],
+        help='default: 1 4')
+    parser.add_argument(
+        '--sizes', nargs='+', type=int, default=[224],
+        help='sides of the images; the first with every batch size, all with '
+        'the first batch size; default: 224')
+    parser.add_argument(
+        '--rounds', type=int, default=25, help='default: 25')
+    parser.add_argument(
+        '--warmup', type=int, default=3, help='default: 3')
+    parser.add_argument(
+        '--threads', type=int, help="default: PyTorch's")
+    parser.add_argument(
+        '--clock', choices=CLOCKS, default='wall',
+        help='wall, or cpu: processor time, all threads added up, for a busy '
+        'machine and --threads 1; default: wall')
+    parser.add_argument(
+        '--train', type=int, metavar='BATCH',
+        help='measure a training step of this batch size too')
+    parser.add_argument(
+        '--work-dir', help='where benchmark.json and .png go; '
+        'default: work_dirs/<config name>')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction,
+        help='override config entries: key=value')
+    parser.set_defaults(launcher='none', local_rank=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_current_instance().setLevel('WARNING')
+    try:
+        if min(*args.batches, *args.sizes, args.rounds) < 1:
+            raise ValueError('--batches, --sizes and --rounds must be at '
+                             'least 1')
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        cfg = load_config(args)
+        check_framework(cfg)
+        weights = None
+        if args.checkpoint:
+            checkpoint = find_checkpoint(args.checkpoint)
+            weights = lambda model: load_weights(model, checkpoint)  # noqa: E731
+        models = Models(cfg, args.runners, weights)
+    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
+        raise SystemExit(error.args[0]) from None
+    report = Benchmark(
+        Path(args.config).stem, torch.get_num_threads(), args.rounds,
+        args.clock)
+    measure_inference(report, models, args.batches, args.sizes, args.warmup)
+    if args.train:
+        measure_training(report, cfg, args.train, args.sizes[0], args.warmup)
+    print_benchmark(report)
+    out_dir = Path(cfg.work_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    report.write_json(out_dir / 'benchmark.json')
+    plot_benchmark(report, out_dir / 'benchmark.png')
+    print(f'written: {out_dir}/benchmark.json, .png')
+
+
+if __name__ == '__main__':
+    main()

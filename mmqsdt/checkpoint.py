@@ -1,6 +1,7 @@
 """Reading checkpoints: safely, and never with silent misses."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -45,7 +46,7 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
         except Exception as error:
             # A damaged file fails in any way: EOFError, IndexError, ...
             reason = str(error).split('WeightsUnpickler error: ')[-1].strip()
-            reason = reason.split('. Please use')[0].split('\n')[0]
+            reason = re.split(r'[.;] |\n', reason)[0]
             raise ValueError(
                 f'{path} is not a checkpoint that can be loaded safely: it '
                 'is damaged or holds objects other than tensors and plain '

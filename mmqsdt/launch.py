@@ -8,7 +8,9 @@ import argparse
 import os
 from collections.abc import Iterator
 from copy import deepcopy
+from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -17,6 +19,9 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
 from .utils import find_config
+
+# Keys that a config may lack, besides those of mmengine's Runner.
+MORE_KEYS = ('auto_scale_lr', 'energy_costs', 'tta_model', 'tta_pipeline')
 
 # scope of a config -> (pip extra, what it is for)
 FRAMEWORKS = dict(
@@ -78,10 +83,19 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config; suggests the nearest.
+        ValueError: If --cfg-options name a key that no config has.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(find_config(args.config))
     if args.cfg_options:
+        known = {*cfg, *signature(Runner.__init__).parameters, *MORE_KEYS}
+        for key in args.cfg_options:
+            top = key.split('.')[0]
+            if top not in known:
+                near = get_close_matches(top, known, n=1)
+                hint = f'; did you mean {near[0]}?' if near else ''
+                raise ValueError(f'--cfg-options {key}: the config has no '
+                                 f'{top}{hint}')
         cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir:

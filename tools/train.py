@@ -59,14 +59,15 @@ def main() -> None:
         check_data(cfg, ('train', 'val'))
         if args.amp:
             use_amp(cfg.optim_wrapper)
-    except (FileNotFoundError, ImportError, ValueError) as error:
+        if args.resume:
+            cfg.resume = True
+            cfg.load_from = None if args.resume == 'auto' else args.resume
+        if args.auto_scale_lr:
+            cfg.auto_scale_lr.enable = True
+        runner = Runner.from_cfg(cfg)
+    except (OSError, ImportError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from None
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    if args.auto_scale_lr:
-        cfg.auto_scale_lr.enable = True
-    Runner.from_cfg(cfg).train()
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -5,6 +5,6 @@ custom_hooks = [
     dict(
         type='mmqsdt.FGDistillHook',
         teacher='configs/cls/qsdt-ann_digits.py',
-        checkpoint='work_dirs/qsdt-ann_digits/epoch_25.pth',
+        checkpoint='work_dirs/qsdt-ann_digits/epoch_35.pth',
         loss=dict(type='mmqsdt.FGDLoss', loss_weight=1.))
 ]

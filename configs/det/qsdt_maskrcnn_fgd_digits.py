@@ -6,6 +6,6 @@ custom_hooks = [
     dict(
         type='mmqsdt.FGDistillHook',
         teacher='configs/det/qsdt-ann_maskrcnn_digits.py',
-        checkpoint='work_dirs/qsdt-ann_maskrcnn_digits/epoch_5.pth',
+        checkpoint='work_dirs/qsdt-ann_maskrcnn_digits/epoch_6.pth',
         loss=dict(type='mmqsdt.FGDLoss', loss_weight=1.))
 ]

@@ -5,6 +5,6 @@ custom_hooks = [
     dict(
         type='mmqsdt.FGDistillHook',
         teacher='configs/seg/qsdt-ann_fpn_digits.py',
-        checkpoint='work_dirs/qsdt-ann_fpn_digits/iter_2000.pth',
+        checkpoint='work_dirs/qsdt-ann_fpn_digits/iter_1200.pth',
         loss=dict(type='mmqsdt.FGDLoss', loss_weight=1.))
 ]

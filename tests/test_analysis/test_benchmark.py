@@ -132,6 +132,16 @@ def test_the_tool(tmp_path, monkeypatch, capsys):
     assert all(TITLES[n] in printed for n in ('float', 'fast', 'ann'))
 
 
+def test_memory_is_that_of_a_fresh_process():
+    ballast = torch.ones(2**28)  # 1 GiB that no child has
+    with benchmark.get_context('spawn').Pool(1) as pool:
+        cfg = load('cls')
+        cfg.model.backbone.arch = ARCH
+        cfg.model.head.in_channels = 16
+        small = pool.apply(benchmark.peak_memory, (cfg, 1, 32))
+    assert small < 1024 and len(ballast)
+
+
 def test_the_tool_refuses_no_rounds(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'x', '--rounds', '0'])
     with pytest.raises(SystemExit, match='at least 1'):

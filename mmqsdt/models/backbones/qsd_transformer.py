@@ -254,6 +254,9 @@ class QSDTransformer(BaseModule):
         if stage4_stride not in (1, 2):
             raise ValueError(f'stage4_stride must be 1 or 2, got '
                              f'{stage4_stride}')
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate must be in [0, 1), got '
+                             f'{drop_path_rate}')
         if frozen_stages not in range(-1, 5):
             raise ValueError(f'frozen_stages must be -1..4, got '
                              f'{frozen_stages}')

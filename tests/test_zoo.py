@@ -208,8 +208,9 @@ def facts(model: nn.Module) -> dict:
              if type(m) in (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)})
         return found[0] if len(found) == 1 else ', '.join(map(str, found))
 
-    others = nn.ModuleList(
-        m for n, m in model.named_children() if n != 'backbone')
+    others = nn.ModuleList(  # an auxiliary head serves training alone
+        m for n, m in model.named_children()
+        if n not in ('backbone', 'auxiliary_head'))
     found = {
         'Parameters': sum(p.numel() for p in model.parameters()),
         'Backbone Bits': bits(model.backbone),

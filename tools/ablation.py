@@ -25,16 +25,17 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from mmqsdt.analysis import spike_entropy
-from mmqsdt.analysis.ablation import (ARMS, TRIALS, Arm, trial_arm,
-                                      write_tables)
+from mmqsdt.analysis.ablation import (ARMS, TRIALS, Arm, ablation_tables,
+                                      teacher_arm, trial_arm)
+from mmqsdt.analysis.markdown import write_table
 
 CONFIGS = Path(mmqsdt.get_config_path())
-VALIDATION_SEED = 100
+VALIDATION_SEEDS = (100, 101, 102)
 SETTINGS = dict(
     arch=dict(embed_dims=(8, 16, 32, 64), depths=(2, 1), num_heads=4),
     image_size=48,
@@ -188,7 +189,7 @@ def build_runner(arm: Arm, data: dict, part: str, seed: int, name: str,
     schedule = deepcopy(SETTINGS['optim_wrapper'])
     schedule['optimizer']['lr'] = arm.lr
     common = dict(num_workers=0, collate_fn=dict(type='default_collate'))
-    epochs = SETTINGS['epochs']
+    epochs = SETTINGS['epochs'] * arm.longer
     hooks = []
     if arm.fgd is not None:
         hooks.append(
@@ -230,16 +231,30 @@ def build_runner(arm: Arm, data: dict, part: str, seed: int, name: str,
         log_level='ERROR')
 
 
+def start_weights(model: BaseModule, arm: Arm, teacher_path: Path) -> None:
+    """Where an arm starts that does not start as the others do."""
+    if arm.layer_scale or arm.from_teacher:
+        model.init_weights()  # no more than a warning from train() after that
+    if arm.layer_scale:
+        for name, parameter in model.named_parameters():
+            if 'layer_scale' in name:
+                nn.init.constant_(parameter, arm.layer_scale)
+    if arm.from_teacher:  # step sizes are derived
+        model.load_state_dict(
+            torch.load(teacher_path, weights_only=True), strict=False)
+
+
 def run_one(arm: Arm, data: dict, part: str, seed: int, name: str,
             work_dir: Path, teacher_path: Path) -> dict:
     """Train, measure accuracy on `part`, and what q, k, v carry."""
-    teacher_cfg = model_config(ARMS['ann'], data['train'])
+    teacher_cfg = model_config(teacher_arm(arm), data['train'])
     teacher = dict(teacher=teacher_cfg, checkpoint=str(teacher_path))
     runner = build_runner(arm, data, part, seed, name, teacher, work_dir)
+    start_weights(runner.model, arm, teacher_path)
     runner.train()
     accuracy = runner.test()['accuracy/top1']
     model = runner.model
-    if arm == ARMS['ann']:
+    if arm == teacher_arm(arm):
         torch.save(model.state_dict(), teacher_path)
     with torch.random.fork_rng(devices=[]):
         ann = Runner.build_model(runner, teacher_cfg)
@@ -289,7 +304,8 @@ def jobs(args: argparse.Namespace, done: dict) -> list[tuple]:
                  for seed in range(args.seeds) for name, arm in ARMS.items()]
         found.sort(key=lambda job: job[3].cost > 4)  # the slow ones last
     else:
-        found = [('trials', name, VALIDATION_SEED, trial_arm(name))
+        found = [('trials', f'{name}, seed {seed}', seed, trial_arm(name))
+                 for seed in VALIDATION_SEEDS
                  for name in args.trials or TRIALS]
     return [job for job in found if job[1] not in done[job[0]]]
 
@@ -308,8 +324,12 @@ def run_all(args: argparse.Namespace) -> None:
             data = split_data(args.data, args.data_root, seed)
             data_seed = seed
         teacher = work_dir / f'ann_{args.data}_{seed}.pth'
-        if not teacher.exists() and arm != ARMS['ann']:
-            run_one(ARMS['ann'], data, part, seed, 'ann', work_dir, teacher)
+        ann = teacher_arm(arm)
+        if ann != ARMS['ann']:
+            teacher = teacher.with_stem(
+                f'{teacher.stem}_{ann.longer}_{ann.layer_scale}')
+        if not teacher.exists() and arm != ann:
+            run_one(ann, data, part, seed, 'ann', work_dir, teacher)
         result = run_one(arm, data, part, seed, name, work_dir, teacher)
         content[kind][name] = result
         out.write_text(json.dumps(content, indent=1) + '\n')
@@ -317,7 +337,7 @@ def run_all(args: argparse.Namespace) -> None:
         eta = (time.time() - start) / spent * left
         print(f'{name}: {result["accuracy"]:.2f} %, entropy '
               f'{result["entropy"]}; {eta / 60:.1f} min left', flush=True)
-    write_tables(content, out.with_suffix('.md'))
+    write_table(ablation_tables(content), out.with_suffix('.md'))
 
 
 def main() -> None:

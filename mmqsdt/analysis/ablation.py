@@ -1,13 +1,9 @@
 """The ablation of neuron, bits and FGD: its arms, its tests, its table."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import mean, stdev
 
 from scipy.stats import ttest_rel, wilcoxon
-
-# Around the tables in a Markdown file.
-BEGIN, END = '<!-- begin of tables -->\n', '<!-- end of tables -->\n'
 
 IELIF = dict(type='mmqsdt.IELIF')
 
@@ -25,6 +21,10 @@ class Arm:
         fgd (dict, optional): Arguments of FGDLoss; None without teacher.
         hook (dict): More arguments of FGDistillHook.
         lr (float): Learning rate.
+        longer (int): How many times the usual epochs.
+        layer_scale (float, optional): Where the layer scales start; None is
+            the backbone's 1e-6.
+        from_teacher (bool): Whether the weights start as the teacher's.
         cost (float): Time of a run over that of IE-LIF, roughly: for the
             estimate of the remaining time.
     """
@@ -36,6 +36,9 @@ class Arm:
     fgd: dict | None = None
     hook: dict = field(default_factory=dict)
     lr: float = 5e-3
+    longer: int = 1
+    layer_scale: float | None = None
+    from_teacher: bool = False
     cost: float = 1.
 
 
@@ -62,7 +65,9 @@ COMPARISONS = (('ielif', 'lif_t1'), ('ielif', 'lif_t4'),
                ('ielif_fgd', 'ielif'), ('ielif_2bit_fgd', 'ielif_2bit'),
                ('ann', 'ielif'))
 
-# Tried on validation images, once: what -> (arm, its changes).
+# Tried on validation images: what -> (arm, its changes).
+LONG = dict(longer=4)
+SCALED = dict(layer_scale=0.1)
 TRIALS = {
     'ann, lr 0.002': ('ann', dict(lr=2e-3)),
     'ielif, lr 0.002': ('ielif', dict(lr=2e-3)),
@@ -73,18 +78,49 @@ TRIALS = {
     'lif_t1, threshold 1': ('lif_t1', dict(neuron=lif(1.))),
     'lif_t1, threshold 0.5': ('lif_t1', dict(neuron=lif(0.5))),
     'lif_t1, threshold 0.25': ('lif_t1', dict(neuron=lif(0.25))),
-    'ielif_fgd, weight 1': ('ielif_fgd', dict(fgd=dict(loss_weight=1.))),
-    'ielif_fgd, weight 3': ('ielif_fgd', dict(fgd=dict(loss_weight=3.))),
-    'ielif_fgd, weight 0.3': ('ielif_fgd', dict(fgd=dict(loss_weight=0.3))),
     'lif_t4, threshold 0.5': ('lif_t4', dict(neuron=lif(0.5))),
     'lif_t4, threshold 1': ('lif_t4', dict(neuron=lif(1.))),
+    'ielif_fgd, weight 0.3': ('ielif_fgd', dict(fgd=dict(loss_weight=0.3))),
+    'ielif_fgd, weight 1': ('ielif_fgd', dict(fgd=dict(loss_weight=1.))),
+    'ielif_fgd, weight 3': ('ielif_fgd', dict(fgd=dict(loss_weight=3.))),
+    'ielif_fgd, first half':
+    ('ielif_fgd', dict(hook=dict(end=150))),
+    'ielif_fgd, second half':
+    ('ielif_fgd', dict(hook=dict(start=150))),
+    'ielif_fgd, v alone': ('ielif_fgd', dict(
+        fgd=dict(loss_weight=3., tensor_weights=dict(v=1.)))),
+    'ielif_fgd, soft logits': ('ielif_fgd', dict(hook=dict(
+        logit_loss=dict(type='mmqsdt.LogitDistillLoss', temperature=2.)))),
+    'ielif, layer scale 0.1': ('ielif', SCALED),
+    'ielif_fgd, layer scale 0.1': ('ielif_fgd', SCALED),
+    'ielif, from the teacher': ('ielif', dict(from_teacher=True)),
+    'ielif_fgd, from the teacher': ('ielif_fgd', dict(from_teacher=True)),
+    'ann, 4 times longer': ('ann', LONG),
+    'ielif, 4 times longer': ('ielif', LONG),
+    'ielif_fgd, 4 times longer': ('ielif_fgd', LONG),
+    'ielif_2bit, 4 times longer': ('ielif_2bit', LONG),
+    'ielif_2bit_fgd, 4 times longer': ('ielif_2bit_fgd', LONG),
 }
 
 
 def trial_arm(name: str) -> Arm:
     """The network of an entry of TRIALS."""
     arm, changes = TRIALS[name]
-    return replace(ARMS[arm], **changes)
+    arm = replace(ARMS[arm], **changes)
+    return replace(arm, cost=arm.cost * arm.longer)
+
+
+def teacher_arm(arm: Arm) -> Arm:
+    """The ANN counterpart that teaches an arm: trained as it is."""
+    ann = ARMS['ann']
+    return replace(ann, longer=arm.longer, layer_scale=arm.layer_scale,
+                   cost=ann.cost * arm.longer)
+
+
+def trial_seeds(runs: dict[str, dict]) -> dict[str, dict[int, float]]:
+    """Name of a trial -> seed -> accuracy, of what has been run."""
+    names = dict.fromkeys(name.rpartition(', seed ')[0] for name in runs)
+    return {name: accuracies(runs, name) for name in names}
 
 
 @dataclass
@@ -107,7 +143,7 @@ def accuracies(runs: dict[str, dict], arm: str) -> dict[int, float]:
     """Seed -> accuracy of an arm, of what has been run."""
     found = {}
     for name, run in runs.items():
-        run_arm, _, seed = name.partition(', seed ')
+        run_arm, _, seed = name.rpartition(', seed ')
         if run_arm == arm:
             found[int(seed)] = run['accuracy']
     return dict(sorted(found.items()))
@@ -159,34 +195,14 @@ def ablation_tables(content: dict) -> str:
         found = compare(runs, first, second)
         if found:
             lines.append(_comparison_line(first, second, found))
-    lines += ['', '| tried on validation images | accuracy, % |', '|---|---|']
+    lines += ['', '| tried on validation images | accuracy, % | mean |',
+              '|---|---|---|']
     lines += [
-        f'| {name} | {run["accuracy"]:.1f} |'
-        for name, run in content['trials'].items()
+        f'| {name} | {", ".join(f"{x:.1f}" for x in found.values())} '
+        f'| {mean(found.values()):.1f} |'
+        for name, found in trial_seeds(content['trials']).items()
     ]
     return '\n'.join(lines) + '\n'
-
-
-def write_tables(content: dict, path: str | Path) -> None:
-    """Put the tables into a Markdown file, in place of those there.
-
-    Args:
-        content (dict): See :func:`ablation_tables`.
-        path (str | Path): A new file, or one that has the marks around its
-            tables.
-
-    Raises:
-        ValueError: If the file has no such marks.
-    """
-    path = Path(path)
-    text = path.read_text() if path.exists() else BEGIN + END
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f'{path} has no lines {BEGIN.strip()} and '
-                         f'{END.strip()} for the tables to stand between')
-    tables = f'\n{ablation_tables(content)}\n'
-    path.write_text(before + begin + tables + end + after)
 
 
 def _label(arm: Arm) -> str:

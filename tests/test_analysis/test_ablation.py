@@ -2,23 +2,24 @@ import gzip
 import json
 import math
 import sys
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from mmpretrain.registry import MODELS
 
 from mmqsdt.analysis.ablation import (
     ARMS,
-    BEGIN,
     COMPARISONS,
-    END,
     TRIALS,
     ablation_tables,
     accuracies,
     compare,
+    teacher_arm,
     trial_arm,
-    write_tables,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +42,8 @@ def runs(**accuracy: list[float]) -> dict:
 def test_the_tables_in_the_documentation_are_those_of_the_runs():
     content = json.loads((ROOT / 'docs/ablation.json').read_text())
     text = (ROOT / 'docs/ablation.md').read_text()
-    tables = text.split(BEGIN)[1].split(END)[0]
-    assert tables == f'\n{ablation_tables(content)}\n'
+    tables = ablation_tables(content)
+    assert f'begin of tables -->\n\n{tables}\n<!-- end' in text
 
 
 def test_comparisons_are_paired_by_seed():
@@ -73,7 +74,9 @@ def test_tables():
     lines = ablation_tables(
         dict(
             runs=runs(ann=[80.], ielif=[60., 62.], lif_t1=[50., 50.]),
-            trials={'ielif, weight 3': dict(accuracy=61.04)})).splitlines()
+            trials={
+                'ielif, weight 3, seed 100': dict(accuracy=61.04),
+                'ielif, weight 3, seed 101': dict(accuracy=62.)})).splitlines()
     assert len(lines[2:lines.index('')]) == len(ARMS)
     assert '| binary LIF, T = 4 | 4 | 4 | 0 | not run | - | - | - | - |' \
         in lines
@@ -87,20 +90,7 @@ def test_tables():
     assert [line for line in lines if ' less ' in line] == [
         '| 4-bit IE-LIF less 4-bit binary LIF, T = 1 | +11.0 | +10.0, +12.0 '
         '| 0.058 | 0.5 |']
-    assert lines[-1] == '| ielif, weight 3 | 61.0 |'
-
-
-def test_tables_are_replaced_in_place(tmp_path):
-    path = tmp_path / 'a.md'
-    path.write_text(f'before\n{BEGIN}old\n{END}after\n')
-    content = dict(runs=runs(ann=[80.]), trials={})
-    for _ in range(2):
-        write_tables(content, path)
-        assert path.read_text() == (
-            f'before\n{BEGIN}\n{ablation_tables(content)}\n{END}after\n')
-    path.write_text('prose only\n')
-    with pytest.raises(ValueError, match='no lines .*begin of tables'):
-        write_tables(content, path)
+    assert lines[-1] == '| ielif, weight 3 | 61.0, 62.0 | 61.5 |'
 
 
 def test_seeds_are_sorted():
@@ -203,6 +193,25 @@ def test_a_run_is_repeatable_and_resumes(tool, tmp_path, monkeypatch,
     monkeypatch.setitem(tool.SETTINGS, 'epochs', 4)
     with pytest.raises(SystemExit, match='settings other than those'):
         run(1, 'b.json')
+
+
+def test_trials_start_elsewhere(tool, tmp_path):
+    data = tool.split_data('digits', None, 0)['train']
+    ann, model = (
+        MODELS.build(tool.model_config(ARMS[name], data))
+        for name in ('ann', 'ielif'))
+    path = tmp_path / 'ann.pth'
+    torch.save(ann.state_dict(), path)
+    arm = replace(ARMS['ielif'], layer_scale=0.1)
+    tool.start_weights(model, arm, path)
+    scales = [x for key, x in model.state_dict().items()
+              if 'layer_scale' in key]
+    assert scales and all(x.eq(0.1).all() for x in scales)
+    assert teacher_arm(arm) == replace(ARMS['ann'], layer_scale=0.1)
+
+    tool.start_weights(model, replace(ARMS['ielif'], from_teacher=True), path)
+    state = model.state_dict()
+    assert all(state[key].equal(x) for key, x in ann.state_dict().items())
 
 
 def test_missing_data_are_named(tool, tmp_path):

@@ -1,0 +1,111 @@
+"""Train configs over several seeds and compare their last scores.
+
+    python tools/compare_configs.py CONFIG CONFIG... --out work_dirs/mine.json
+
+Writes the scores and, beside them, a table as .md. Runs that the json has
+already are not repeated.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from mmqsdt.analysis.markdown import write_table
+from mmqsdt.analysis.seeds import last_scores, seeds_table
+from mmqsdt.utils import find_config
+
+TRAIN = Path(__file__).with_name('train.py')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'configs', nargs='+', help='the others are compared with the first')
+    parser.add_argument(
+        '--seeds', type=int, default=3, help='how many; default: 3')
+    parser.add_argument(
+        '--out', type=Path, required=True, help='the scores: a .json')
+    parser.add_argument(
+        '--page', type=Path, help='.md file to put the table into, between '
+        'its marks of the name of --out; default: --out as .md')
+    parser.add_argument(
+        '--work-dir', type=Path, default='work_dirs/compare',
+        help='of the trainings; default: work_dirs/compare')
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
+        help='for every training, as of tools/train.py')
+    args = parser.parse_args()
+    if args.out.suffix != '.json':
+        parser.error(f'--out must end in .json, got {args.out}')
+    if args.seeds < 1:
+        parser.error(f'--seeds must be at least 1, got {args.seeds}')
+    return args
+
+
+def train(config: str, seed: int, work_dir: Path,
+          options: list[str]) -> dict[str, float]:
+    """Train in a process of its own and read its last scores."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    log = work_dir / 'train.log'
+    with log.open('w') as file:
+        done = subprocess.run(
+            [sys.executable, str(TRAIN), config, '--work-dir', str(work_dir),
+             '--cfg-options', f'randomness.seed={seed}', *options],
+            stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode:
+        end = '\n'.join(log.read_text().splitlines()[-5:])
+        raise RuntimeError(f'training {config} failed; the end of {log}:\n'
+                           f'{end}')
+    return last_scores(work_dir)
+
+
+def load_runs(path: Path, options: list[str]) -> dict:
+    """What has been run already.
+
+    Raises:
+        ValueError: If that was with other options.
+    """
+    if not path.exists():
+        return dict(options=options, runs={})
+    content = json.loads(path.read_text())
+    if content['options'] != options:
+        raise ValueError(f'{path} holds runs with --cfg-options '
+                         f'{content["options"]}; name another file with --out')
+    return content
+
+
+def run_all(args: argparse.Namespace) -> str:
+    configs = {Path(config).stem: str(find_config(config))
+               for config in args.configs}
+    content = load_runs(args.out, args.cfg_options)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for seed in range(args.seeds):
+        for name, config in configs.items():
+            runs = content['runs'].setdefault(name, {})
+            if str(seed) not in runs:
+                print(f'{name}, seed {seed} ...', flush=True)
+                runs[str(seed)] = train(
+                    config, seed, args.work_dir / f'{name}_{seed}',
+                    args.cfg_options)
+                args.out.write_text(json.dumps(content, indent=1) + '\n')
+            print(f'{name}, seed {seed}: {runs[str(seed)]}', flush=True)
+    return seeds_table({name: content['runs'][name] for name in configs})
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        table = run_all(args)
+        write_table(table, args.page or args.out.with_suffix('.md'),
+                    args.out.stem)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    print(table)
+
+
+if __name__ == '__main__':
+    main()

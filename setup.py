@@ -10,8 +10,11 @@ cls = ['onedl-mmpretrain>=1.3.5,<2', 'torchvision>=0.20']
 det = ['onedl-mmdetection>=3.5,<4', 'torchvision>=0.20', 'pycocotools']
 seg = ['onedl-mmsegmentation>=1.4,<2', 'torchvision>=0.20']
 demo = ['scikit-learn>=1.3', 'pillow', 'pycocotools', 'tqdm']
-everything = sorted({*cls, *det, *seg, *demo})
-test = [*everything, 'pytest>=8', 'pytest-xdist>=3', 'ruff']
+onnx = ['onnx>=1.16', 'onnxruntime>=1.20']
+data = ['datasets>=4']  # the hub's parquet files
+everything = sorted({*cls, *det, *seg, *demo, *onnx, *data})
+docs = ['sphinx>=8', 'myst-parser>=4', 'furo']
+test = [*everything, *docs, 'pytest>=8', 'pytest-xdist>=3', 'ruff']
 
 setup(
     name='mmqsdt',
@@ -36,5 +39,6 @@ setup(
         'safetensors'
     ],
     extras_require=dict(
-        cls=cls, det=det, seg=seg, demo=demo, all=everything, test=test),
+        cls=cls, det=det, seg=seg, demo=demo, onnx=onnx, data=data, docs=docs,
+        all=everything, test=test),
 )

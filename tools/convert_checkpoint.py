@@ -13,7 +13,9 @@ from mmqsdt.convert import convert_reference_checkpoint
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', help='their .pth (classifier or backbone)')
     parser.add_argument('dst', help='where ours is written')
     parser.add_argument(

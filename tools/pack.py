@@ -16,7 +16,9 @@ from mmqsdt.launch import check_framework, find_checkpoint, load_config
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'src', help='path of the checkpoint, or a work dir: its last; with '

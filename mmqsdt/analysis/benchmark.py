@@ -20,7 +20,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..deploy import build_model, to_form
+from ..deploy import FORMS, build_model, to_form
 from ..deploy.fast import find_obstacle
 from ..deploy.fold import FoldedConv2d, fold
 from ..deploy.forms import replace_modules
@@ -34,6 +34,7 @@ TITLES = dict(
     float='float form (as trained, as published)',
     integer='integer form, plain',
     fast='integer form, fast kernels',
+    onnx='integer form, ONNX Runtime',
     spikes='spike form, thermometer',
     ann='ANN counterpart, eager',
     ann_folded='ANN, channels_last, norms folded',
@@ -265,8 +266,9 @@ class Models:
         model = build_model(cfg)
         if weights is not None:
             weights(model)
+        self.model = model
         self.forms = {name: to_form(model, name) for name in names
-                      if not name.startswith('ann')}
+                      if name in FORMS}
         obstacle = find_obstacle(model)
         if 'fast' in self.forms and obstacle:
             self.skip('fast', obstacle)
@@ -294,6 +296,8 @@ class Models:
 
     def runner(self, name: str, images: Tensor) -> Callable:
         """One of them."""
+        if name == 'onnx':
+            return self.integer_onnx_runner(images)
         if name == 'ann_onnx':
             return self.onnx_runner(images)
         model = self.forms.get(name, self.folded)
@@ -316,6 +320,18 @@ class Models:
             model = torch.compile(self.folded, dynamic=False)
             model(images)
         return lambda: model(images)
+
+    def integer_onnx_runner(self, images: Tensor) -> Callable:
+        """What tools/export_onnx.py writes; a detector without its heads on
+        regions and its post-processing is not comparable.
+        """
+        if not self.is_classifier:
+            raise NotImplementedError('measured for classifiers only')
+        from ..deploy.onnx_graph import export_onnx, open_session, run_onnx
+        with tempfile.TemporaryDirectory() as folder:
+            path, = export_onnx(self.model, Path(folder, 'model.onnx'))
+            session = open_session(path, torch.get_num_threads())
+        return lambda: run_onnx(session, images)
 
     def onnx_runner(self, images: Tensor) -> Callable:
         """ONNX Runtime on its CPU provider, with PyTorch's threads."""

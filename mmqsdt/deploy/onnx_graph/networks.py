@@ -1,0 +1,85 @@
+"""Which tensors of a whole network an ONNX file puts out."""
+
+from torch import nn
+
+from .graph import unsupported
+
+PARTS = ('whole', 'backbone')
+
+
+def network_outputs(model: nn.Module, images, part: str = 'whole') -> dict:
+    """Run a network up to its raw outputs.
+
+    Args:
+        model (nn.Module): A backbone, or a model of MMPretrain, MMDetection
+            or MMSegmentation.
+        images (Tensor | Value): (B, C, H, W), normalised.
+        part (str): 'whole', or 'backbone' for it alone.
+            Defaults to 'whole'.
+
+    Returns:
+        dict: By name, maps (B, C, H, W) or features (B, C):
+
+        - backbone: feat0, feat1, ..., one for each of its out_indices;
+        - classifier: logits;
+        - segmenter: logits, of the size that the head computes;
+        - dense detector: cls0, bbox0, ..., of each level;
+        - two-stage detector: rpn_cls0, rpn_bbox0, ... of each level, and
+          feat0, ..., the maps that regions are cut from.
+    """
+    if part == 'backbone' or not hasattr(model, 'backbone'):
+        return numbered(feat=getattr(model, 'backbone', model)(images))
+    features = model.extract_feat(images)
+    if hasattr(model, 'roi_head'):
+        scores, deltas = model.rpn_head(features)
+        return numbered(rpn_cls=scores, rpn_bbox=deltas, feat=features)
+    if hasattr(model, 'bbox_head'):
+        outputs = model.bbox_head(features)
+        if len(outputs) != 2:
+            raise unsupported(f'a {type(model.bbox_head).__name__}')
+        return numbered(cls=outputs[0], bbox=outputs[1])
+    if hasattr(model, 'decode_head'):
+        return dict(logits=model.decode_head(features))
+    if getattr(model, 'head', None) is not None:
+        return dict(logits=model.head(features))
+    return numbered(feat=features)
+
+
+def numbered(**lists) -> dict:
+    """feat=[a, b] to feat0=a, feat1=b."""
+    return {
+        f'{name}{i}': value
+        for name, values in lists.items() for i, value in enumerate(values)
+    }
+
+
+def region_heads(model: nn.Module) -> dict[str, tuple[nn.Module, int, int]]:
+    """Heads of a two-stage detector: name -> (head, channels, size).
+
+    They read what an RoIAlign outside of the graph cuts from the maps,
+    (regions, channels, size, size).
+    """
+    roi_head = getattr(model, 'roi_head', None)
+    heads = {}
+    for name in ('bbox', 'mask'):
+        head = getattr(roi_head, f'{name}_head', None)
+        extractor = getattr(roi_head, f'{name}_roi_extractor', None)
+        if head is None:
+            continue
+        several = isinstance(head, nn.ModuleList)
+        for i, each in enumerate(head if several else [head]):
+            cut = extractor[i] if isinstance(
+                extractor, nn.ModuleList) else extractor
+            size = cut.roi_layers[0].output_size
+            heads[f'{name}_head{i if several else ""}'] = (
+                each, each.in_channels,
+                size[0] if isinstance(size, tuple) else size)
+    return heads
+
+
+def region_outputs(head: nn.Module, features) -> dict:
+    """Raw outputs of a head on regions: cls and bbox, or masks."""
+    outputs = head(features)
+    if isinstance(outputs, tuple):
+        return dict(cls=outputs[0], bbox=outputs[1])
+    return dict(masks=outputs)

@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OUT ?= demo_out
 
-.PHONY: install test lint demo demo-cls demo-seg ablation heads benchmark clean
+.PHONY: install test torture lint demo demo-cls demo-seg ablation heads benchmark docs clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +20,10 @@ $(VENV)/.installed: requirements.txt setup.py
 
 test: install
 	$(PY) -m pytest -n 2 --dist loadfile -q
+
+# Faults, fuzzing, hostile files: docs/reliability.md. At most 30 minutes.
+torture: install
+	PYTHONPATH=tests $(PY) -m torture
 
 lint: install
 	$(PY) -m ruff check .
@@ -45,19 +49,19 @@ demo-seg: install
 ablation: install
 	$(PY) tools/ablation.py
 
-# Half the length of the demos, three seeds: docs/heads.md.
+# Three seeds: docs/heads.md.
 heads: install
 	$(PY) tools/prepare_data.py digits
 	$(PY) tools/compare_configs.py det/qsdt_maskrcnn-stock-heads_digits.py \
 	    det/qsdt_maskrcnn_digits.py det/qsdt-4bit-heads_maskrcnn_digits.py \
-	    --out docs/heads_det.json --page docs/heads.md --cfg-options \
-	    train_cfg.max_epochs=3 train_cfg.val_interval=3 \
-	    param_scheduler.1.end=3
+	    --out docs/heads_det.json --page docs/heads.md
 	$(PY) tools/compare_configs.py seg/qsdt_fpn-stock-head_digits.py \
 	    seg/qsdt_fpn_digits.py seg/qsdt-4bit-head_fpn_digits.py \
-	    --out docs/heads_seg.json --page docs/heads.md --cfg-options \
-	    train_cfg.max_iters=600 train_cfg.val_interval=600 \
-	    param_scheduler.1.end=600
+	    --out docs/heads_seg.json --page docs/heads.md
+
+docs: install
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 benchmark: install
 	$(PY) tools/benchmark.py configs/cls/qsdt_imagenet.py --train 4

@@ -6,11 +6,17 @@ here = Path(__file__).parent
 version = {}
 exec((here / 'mmqsdt/version.py').read_text(), version)
 
-cls = ['onedl-mmpretrain>=1.3.5,<2', 'torchvision>=0.20']
-det = ['onedl-mmdetection>=3.5,<4', 'torchvision>=0.20', 'pycocotools']
-seg = ['onedl-mmsegmentation>=1.4,<2', 'torchvision>=0.20']
-demo = ['scikit-learn>=1.3', 'pillow', 'pycocotools', 'tqdm']
-onnx = ['onnx>=1.16', 'onnxruntime>=1.20']
+# The lower ends are run, see docs/compatibility.md; some are where a known
+# vulnerability was mended: torch, pillow, onnx, scikit-learn, tqdm.
+cls = ['onedl-mmpretrain>=1.3.5,<2', 'torchvision>=0.21']
+det = [
+    'onedl-mmdetection>=3.5,<4', 'torchvision>=0.21', 'pycocotools>=2.0.8'
+]
+seg = ['onedl-mmsegmentation>=1.4,<2', 'torchvision>=0.21']
+demo = [
+    'scikit-learn>=1.5', 'pillow>=10.3', 'pycocotools>=2.0.8', 'tqdm>=4.66.3'
+]
+onnx = ['onnx>=1.17', 'onnxruntime>=1.20']
 data = ['datasets>=4']  # the hub's parquet files
 everything = sorted({*cls, *det, *seg, *demo, *onnx, *data})
 docs = ['sphinx>=8', 'myst-parser>=4', 'furo']
@@ -34,9 +40,9 @@ setup(
         'mmqsdt.configs': ['**/*.py', '**/*.yml'],
     },
     install_requires=[
-        'torch>=2.4', 'onedl-mmengine>=0.10.10', 'onedl-mmcv>=2.3.3',
-        'spikingjelly>=2.0.0,<3', 'numpy', 'packaging', 'pillow', 'rich',
-        'safetensors'
+        'torch>=2.6', 'onedl-mmengine>=0.10.10', 'onedl-mmcv>=2.3.3',
+        'spikingjelly>=2.0.0,<3', 'numpy>=2', 'packaging>=23', 'pillow>=10.3',
+        'rich>=13', 'safetensors>=0.4.3'
     ],
     extras_require=dict(
         cls=cls, det=det, seg=seg, demo=demo, onnx=onnx, data=data, docs=docs,

@@ -26,12 +26,15 @@ def __getattr__(name: str) -> type:
     if name == 'load_packed':
         from .deploy import load_packed
         return load_packed
+    if name == 'SpikeMonitorHook':
+        from .monitor import SpikeMonitorHook
+        return SpikeMonitorHook
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 __all__ = [
     'FGDLoss', 'FGDistillHook', 'IELIF', 'LIF', 'LSQConv2d', 'LSQLinear',
-    'QSDTransformer', 'SpikeFPN', '__version__',
+    'QSDTransformer', 'SpikeFPN', 'SpikeMonitorHook', '__version__',
     'convert_reference_checkpoint', 'get_config_path', 'load_packed',
     *FRAMEWORK_CLASSES
 ]

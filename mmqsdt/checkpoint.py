@@ -2,7 +2,9 @@
 
 import argparse
 import re
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -12,6 +14,59 @@ from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor, nn
 
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
+
+
+def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
+    """Read all of a checkpoint without unpickling code.
+
+    Args:
+        path (str): See :func:`load_state_dict`.
+        map_location: Where tensors go, as in ``torch.load``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or asks to execute code.
+    """
+    with get_local_path(str(path)) as local:
+        if not Path(local).is_file():
+            folder = ': it is a folder' if Path(local).is_dir() else ''
+            raise FileNotFoundError(f'no checkpoint at {path}{folder}')
+        try:
+            if str(path).endswith('.safetensors'):
+                from safetensors.torch import load_file
+                return load_file(local)
+            with torch.serialization.safe_globals(
+                    safe_checkpoint_classes()):
+                return torch.load(
+                    local, map_location=map_location, weights_only=True)
+        except (ModuleNotFoundError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            # A damaged file fails in any way: EOFError, IndexError, ...
+            raise ValueError(
+                f'{path} is not a checkpoint that can be loaded safely: '
+                f'{_why(local, error)}') from error
+
+
+def _why(local: str, error: Exception) -> str:
+    """What is wrong with a file, in words of its user."""
+    if not Path(local).stat().st_size:
+        return 'it is empty'
+    asked = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
+    asked = asked or re.search(r'load unsafe global (\S+)', str(error))
+    if asked:
+        return (f'it holds objects other than tensors and plain data: it '
+                f'asks for {asked[1]}, which could execute code')
+    if isinstance(error, UnpicklingError) and 'getattr' in str(error):
+        return f'it asks to execute code ({error})'
+    with suppress(zipfile.BadZipFile):
+        if zipfile.is_zipfile(local):
+            return 'it is damaged, or holds objects other than tensors'
+    with open(local, 'rb') as file:
+        start = file.read(4)
+    if start[:2] in (b'PK', b'\x80\x02') or local.endswith('.safetensors'):
+        return 'it is truncated or damaged; copy it again'
+    return f'it is no file of torch.save, or damaged (it starts {start!r})'
 
 
 def load_state_dict(path: str) -> dict[str, Tensor]:
@@ -30,27 +85,7 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
         ValueError: If the file is damaged, holds no tensors, or asks to
             execute code.
     """
-    with get_local_path(str(path)) as local:
-        if not Path(local).is_file():
-            raise FileNotFoundError(f'no checkpoint at {path}')
-        try:
-            if str(path).endswith('.safetensors'):
-                from safetensors.torch import load_file
-                return load_file(local)
-            with torch.serialization.safe_globals(
-                    safe_checkpoint_classes()):
-                content = torch.load(
-                    local, map_location='cpu', weights_only=True)
-        except ModuleNotFoundError:
-            raise
-        except Exception as error:
-            # A damaged file fails in any way: EOFError, IndexError, ...
-            reason = str(error).split('WeightsUnpickler error: ')[-1].strip()
-            reason = re.split(r'[.;] |\n', reason)[0]
-            raise ValueError(
-                f'{path} is not a checkpoint that can be loaded safely: it '
-                'is damaged or holds objects other than tensors and plain '
-                f'data ({reason or type(error).__name__})') from error
+    content = read_checkpoint(path)
     for key in ('state_dict', 'model'):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -142,6 +177,32 @@ def load_pretrained(module: nn.Module,
     print_log(message, logger='current')
 
 
+def check_finite(path: str, state_dict: dict[str, Tensor],
+                 may_be_infinite: set[str] = frozenset()) -> None:
+    """Refuse weights that a diverged training left.
+
+    Args:
+        path (str): Of the file, for the message.
+        state_dict (dict[str, Tensor]): What was read from it.
+        may_be_infinite (set[str]): Keys, such as those of attention masks,
+            in which only a NaN is wrong.
+
+    Raises:
+        ValueError: If there is such a value; names the first.
+    """
+    for key, value in state_dict.items():
+        if not value.is_floating_point():
+            continue
+        wrong = torch.isnan(value)
+        if key not in may_be_infinite:
+            wrong |= torch.isinf(value)
+        if wrong.any():
+            raise ValueError(
+                f'{path}: {int(wrong.sum())} of {value.numel()} values of '
+                f'{key} are not finite: the training had diverged before '
+                'this was saved; take an earlier checkpoint')
+
+
 def load_for_test(model: nn.Module, path: str) -> None:
     """Load a whole model; nothing it needs may be missing.
 
@@ -152,8 +213,9 @@ def load_for_test(model: nn.Module, path: str) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, lacks keys of the model, or was
-            made by a model of other shapes.
+        ValueError: If the file is damaged, lacks keys of the model, has
+            values that are not finite, or was made by a model of other
+            shapes.
     """
     while isinstance(getattr(model, 'module', None), nn.Module):
         model = model.module
@@ -169,6 +231,8 @@ def load_for_test(model: nn.Module, path: str) -> None:
             f'{path} lacks {len(missing)} of the {len(own)} keys of this '
             f'{type(model).__name__}, e.g. {missing[0]}: it was saved from '
             'another config')
+    check_finite(path, {k: state_dict[k] for k in own},
+                 {k for k, _ in model.named_buffers()})
     try:
         unexpected = model.load_state_dict(state_dict, strict=False)[1]
     except RuntimeError as error:

@@ -99,8 +99,9 @@ def convert_reference_checkpoint(
         QSDTransformer and a SpikeLinearClsHead; or of the backbone.
 
     Raises:
-        ValueError: If a key is unknown, or a step size is not positive and
-            finite and the layer has no equal with a positive one.
+        ValueError: If a key is unknown, a step size has no weights or not
+            as many, or is not positive and finite and the layer has no equal
+            with a positive one.
     """
     converted, unknown = {}, []
     for key, value in state_dict.items():
@@ -119,9 +120,11 @@ def convert_reference_checkpoint(
         raise ValueError(f'{len(unknown)} keys are not of the published '
                          f'QSD-Transformer, e.g. {unknown[0]!r}')
     for name in [n for n in converted if n.endswith('.step_size')]:
-        converted[name] = _positive_step_size(
-            name, converted[name],
-            converted[name.replace('.step_size', '.weight')])
+        weight = converted.get(name.replace('.step_size', '.weight'))
+        if weight is None:
+            raise ValueError(f'{name} has no weight beside it: the '
+                             'checkpoint is not whole')
+        converted[name] = _positive_step_size(name, converted[name], weight)
     if backbone_only:
         converted = {
             name.removeprefix('backbone.'): value
@@ -134,6 +137,12 @@ def convert_reference_checkpoint(
 def _positive_step_size(name: str, step: Tensor, weight: Tensor) -> Tensor:
     """The authors never bound alpha: accept a negative one if |alpha| gives
     the same weights, 4 bit, and refuse what never was trained."""
+    if not (step.is_floating_point() and weight.is_floating_point()) or \
+            weight.dim() == 0 or step.shape != weight.shape[:1]:
+        raise ValueError(
+            f'{name} is {tuple(step.shape)} {step.dtype} for weights of '
+            f'{tuple(weight.shape)} {weight.dtype}; there must be one step '
+            'size for each output channel')
     if not torch.isfinite(step).all():
         raise ValueError(f'{name} is not finite: the checkpoint was saved '
                          'before the first training step')

@@ -7,6 +7,7 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
@@ -28,7 +29,15 @@ class ChannelsLastHook(Hook):
 
     def before_run(self, runner) -> None:
         """Set the format of the weights; the maps follow."""
-        runner.model.to(memory_format=torch.channels_last)
+        model = runner.model
+        if not is_model_wrapper(model):
+            model.to(memory_format=torch.channels_last)
+            return
+        # DDP lays out its buffers of gradients as the weights are when it is
+        # made. If they change later it mixes up the elements of a gradient.
+        model = model.module.to(memory_format=torch.channels_last)
+        runner.model = runner.wrap_model(
+            runner.cfg.get('model_wrapper_cfg'), model)
 
 
 @HOOKS.register_module()

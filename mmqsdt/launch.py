@@ -15,13 +15,15 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import nn
 
+from .reliability.loading import find_checkpoints, guard_loading
 from .utils import find_config
 
 # Keys that a config may lack, besides those of mmengine's Runner.
-MORE_KEYS = ('auto_scale_lr', 'energy_costs', 'tta_model', 'tta_pipeline')
+MORE_KEYS = ('auto_scale_lr', 'compile', 'energy_costs', 'tta_model',
+             'tta_pipeline')
 
 # scope of a config -> (pip extra, what it is for)
 FRAMEWORKS = dict(
@@ -81,10 +83,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config, by path or shipped name, and merge the arguments.
 
+    From here on this process reads checkpoints safely, unless the arguments
+    have unsafe_load: see :func:`mmqsdt.reliability.loading.guard_loading`.
+
     Raises:
         FileNotFoundError: If there is no such config; suggests the nearest.
         ValueError: If --cfg-options name a key that no config has.
     """
+    guard_loading(getattr(args, 'unsafe_load', False))
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(find_config(args.config))
     if args.cfg_options:
@@ -138,7 +144,7 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
     missing = []
     for part in parts:
         loader = cfg.get(f'{part}_dataloader') or {}
-        for dataset in _leaf_datasets(loader.get('dataset')):
+        for dataset in leaf_datasets(loader.get('dataset')):
             missing += [p for p in dataset_paths(dataset) if not p.exists()]
         evaluators = cfg.get(f'{part}_evaluator') or []
         if isinstance(evaluators, dict):
@@ -168,7 +174,7 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
     raise FileNotFoundError('\n'.join(text))
 
 
-def _leaf_datasets(dataset: dict | None) -> Iterator[dict]:
+def leaf_datasets(dataset: dict | None) -> Iterator[dict]:
     """The data sets inside wrappers such as RepeatDataset, ConcatDataset."""
     if dataset is None:
         return
@@ -177,7 +183,7 @@ def _leaf_datasets(dataset: dict | None) -> Iterator[dict]:
         yield dataset
     else:
         for each in inner:
-            yield from _leaf_datasets(each)
+            yield from leaf_datasets(each)
 
 
 def dataset_paths(dataset: dict) -> list[Path]:
@@ -232,19 +238,58 @@ def use_tta(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
 
+def use_double(model: nn.Module) -> None:
+    """Compute in float64, where no rounding tells the forms apart.
+
+    Masks of mmdet are still pasted in float32, which is all that it can.
+    """
+    model.double()
+    if not any(hasattr(m, 'mask_head') for m in model.modules()):
+        return
+    from mmdet.models.roi_heads.mask_heads import fcn_mask_head
+    paste = fcn_mask_head._do_paste_mask
+    fcn_mask_head._do_paste_mask = lambda masks, boxes, *args, **kwargs: (
+        paste(masks.float(), boxes.float(), *args, **kwargs))
+
+
 def find_checkpoint(path: str) -> str:
     """A checkpoint file as given, or the last one of a work dir.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    if not Path(path).is_dir():
-        return path
-    last = find_latest_checkpoint(path)
-    if last is None:
-        raise FileNotFoundError(f'no checkpoint in {path}: nothing was '
-                                'trained there yet')
-    return last
+    if Path(path).is_dir():
+        found = find_checkpoints(path)
+        if not found:
+            raise FileNotFoundError(f'no checkpoint in {path}: nothing was '
+                                    'trained there yet')
+        return found[0]
+    if '://' not in path and not Path(path).is_file():
+        raise FileNotFoundError(f'no checkpoint at {path}')
+    return path
+
+
+def check_length(cfg: Config) -> None:
+    """Refuse a training of no iteration.
+
+    Raises:
+        ValueError: If max_epochs or max_iters is no whole number above 0.
+    """
+    for name in ('max_epochs', 'max_iters'):
+        length = (cfg.get('train_cfg') or {}).get(name, 1)
+        if isinstance(length, bool) or length != int(length) or length < 1:
+            raise ValueError(f'train_cfg.{name} must be a whole number from '
+                             f'1 on, got {length!r}: nothing would be '
+                             'trained')
+
+
+def is_from_mmqsdt(error: BaseException) -> bool:
+    """Whether an error was raised in mmqsdt, whose messages say it all."""
+    place = error.__traceback__
+    while place.tb_next is not None:
+        place = place.tb_next
+    package = Path(__file__).resolve().parent
+    return package in Path(place.tb_frame.f_code.co_filename).resolve().parents
 
 
 def build_model(cfg: Config) -> nn.Module:

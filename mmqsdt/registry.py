@@ -63,12 +63,13 @@ DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope='mmqsdt',
-    locations=['mmqsdt.datasets.events'])
+    locations=['mmqsdt.datasets.events', 'mmqsdt.datasets.skip'])
 HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='mmqsdt',
-    locations=['mmqsdt.hooks', 'mmqsdt.distill'])
+    locations=['mmqsdt.hooks', 'mmqsdt.distill', 'mmqsdt.integer_training',
+               'mmqsdt.monitor', 'mmqsdt.processes', 'mmqsdt.reliability'])
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,

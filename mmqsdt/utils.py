@@ -7,16 +7,17 @@ from pathlib import Path
 
 from packaging.version import Version
 
-# distribution -> (first version tested, first version not tested).
+# distribution -> (first version tested, first version not tested); the ends
+# are tested, see docs/compatibility.md.
 # The forks and the original packages share their import names.
 TESTED_VERSIONS = {
-    'torch': ('2.14', '2.15'),
+    'torch': ('2.6', '2.15'),
     'spikingjelly': ('2.0.0', '2.1'),
-    'onedl-mmengine': ('0.10.12', '0.11'),
-    'onedl-mmcv': ('2.3.6', '2.4'),
-    'onedl-mmdetection': ('3.5.1', '3.6'),
-    'onedl-mmsegmentation': ('1.4.2', '1.5'),
-    'onedl-mmpretrain': ('1.3.6', '1.4'),
+    'onedl-mmengine': ('0.10.10', '0.11'),
+    'onedl-mmcv': ('2.3.3', '2.4'),
+    'onedl-mmdetection': ('3.5.0', '3.6'),
+    'onedl-mmsegmentation': ('1.4.0', '1.5'),
+    'onedl-mmpretrain': ('1.3.5', '1.4'),
     'mmengine': ('0.10.7', '0.11'),
     'mmcv': ('2.1', '2.3'),
 }

@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, fixed seeds, the golden vectors."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def fixed_seed() -> None:
 def no_default_scope() -> None:
     """A test of one framework does not decide what the next one builds."""
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def free_loading() -> Iterator[None]:
+    """What a tool forbids for its process ends with the test of the tool."""
+    yield
+    os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
 
 
 @cache

@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,3 +72,17 @@ def test_the_golden_model_on_the_page_of_spikes(tmp_path, monkeypatch,
     assert re.search(r'^0 of \d+ spike counts differ', out, re.MULTILINE)
     assert '49 layers read spikes, 37 read real values' in out
     assert Path('golden.safetensors').exists()
+
+
+def test_the_site_builds_without_dead_links(tmp_path):
+    for package in ('sphinx', 'myst_parser', 'furo'):
+        pytest.importorskip(package)
+    html = tmp_path / 'html'
+    done = subprocess.run(
+        [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-d',
+         str(tmp_path / 'trees'), str(ROOT / 'docs'), str(html)],
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {p.stem for p in PAGES} <= {p.stem for p in html.glob('*.html')}
+    # Every page can be reached: one that no other names is a warning, above.
+    assert 'IELIF' in (html / 'api.html').read_text()

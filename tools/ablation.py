@@ -176,7 +176,8 @@ def model_config(arm: Arm, data: tuple[Tensor, Tensor]) -> dict:
         std=[round(float(pixels.std()), 1)], to_rgb=False)
     model.backbone.update(
         arch=SETTINGS['arch'], in_channels=1, neuron=arm.neuron,
-        weight_bits=arm.weight_bits, time_steps=arm.time_steps)
+        weight_bits=arm.weight_bits, time_steps=arm.time_steps,
+        attention_scale=arm.attention_scale)
     model.head.update(
         num_classes=10, in_channels=SETTINGS['arch']['embed_dims'][-1],
         neuron=arm.head_neuron, weight_bits=arm.weight_bits)
@@ -327,7 +328,8 @@ def run_all(args: argparse.Namespace) -> None:
         ann = teacher_arm(arm)
         if ann != ARMS['ann']:
             teacher = teacher.with_stem(
-                f'{teacher.stem}_{ann.longer}_{ann.layer_scale}')
+                f'{teacher.stem}_{ann.longer}_{ann.layer_scale}'
+                f'_{ann.attention_scale}')
         if not teacher.exists() and arm != ann:
             run_one(ann, data, part, seed, 'ann', work_dir, teacher)
         result = run_one(arm, data, part, seed, name, work_dir, teacher)

@@ -68,12 +68,14 @@ def main() -> None:
         model = build_model(cfg)
         load_weights(model, checkpoint)
         batches = load_batches(cfg, args.data, args.images)
+        out_dir = Path(cfg.work_dir)
+        out_dir.mkdir(parents=True, exist_ok=True)
         report = measure_energy(model, batches, costs)
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
+    except KeyError as error:
         raise SystemExit(error.args[0]) from None
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
     print_report(report)
-    out_dir = Path(cfg.work_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
     report.write_json(out_dir / 'energy.json')
     report.write_csv(out_dir / 'energy.csv')
     plot_energy(report, out_dir / 'energy.png')

@@ -71,6 +71,8 @@ def main() -> None:
         paths = find_pictures(args.pictures)
         out_dir.mkdir(parents=True, exist_ok=True)
         predictor = build_predictor(args)
+    except KeyError as error:
+        raise SystemExit(error.args[0]) from None
     except (ImportError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
     results = []

@@ -49,6 +49,8 @@ def main() -> None:
             cfg, find_checkpoint(args.checkpoint), args.out,
             args.name or Path(args.config).stem, args.license, args.scores,
             args.packed, args.force)
+    except KeyError as error:
+        raise SystemExit(error.args[0]) from None
     except (ImportError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
     print(f'written: {done.weights}, {done.before:,} -> {done.after:,} bytes')

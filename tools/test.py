@@ -7,19 +7,25 @@
 import argparse
 
 import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
+from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmqsdt.checkpoint import load_for_test
+from mmqsdt.datasets.skip import refuse_broken
 from mmqsdt.deploy import ENCODINGS, FORMS, to_form
 from mmqsdt.launch import (add_common_arguments, check_data, check_framework,
                            draw_predictions, find_checkpoint, load_config,
-                           use_tta)
+                           use_double, use_tta)
+from mmqsdt.processes import join_processes, name_lost_workers
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
@@ -33,6 +39,9 @@ def parse_args() -> argparse.Namespace:
         '--encoding', choices=ENCODINGS,
         help='how --inference spikes carries a count; '
         f'default: {ENCODINGS[0]}')
+    parser.add_argument(
+        '--double', action='store_true',
+        help='compute in float64, where no rounding tells the forms apart')
     parser.add_argument('--out', help='write all predictions to this .pkl')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
     parser.add_argument(
@@ -63,6 +72,7 @@ def main() -> None:
         cfg = load_config(args)
         check_framework(cfg)
         check_data(cfg, ('test', ))
+        refuse_broken(cfg, ('test', ))
         if args.out and not args.out.endswith(('.pkl', '.pickle')):
             raise ValueError(f'--out must end in .pkl, got {args.out}')
         if args.show or args.show_dir:
@@ -70,14 +80,22 @@ def main() -> None:
         if args.tta:
             use_tta(cfg)
         checkpoint = find_checkpoint(args.checkpoint)
+        # Else Runner.test would put these weights over those named here.
+        cfg.load_from, cfg.resume = None, False
+        join_processes(cfg)
         runner = Runner.from_cfg(cfg)
         load_for_test(runner.model, checkpoint)
+        if args.double:
+            use_double(runner.model)
         convert(runner, args.inference, args.encoding or ENCODINGS[0])
     except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
         raise SystemExit(error.args[0]) from None
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
-    scores = runner.test()
+    with name_lost_workers():
+        scores = runner.test()
+    if not is_main_process():
+        return
     for name, score in scores.items():
         print(f'{name}: {score:.4f}')
     print(f'checkpoint: {checkpoint}')
@@ -87,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    record(main)()  # torchrun then shows the first error

@@ -8,10 +8,14 @@ import argparse
 
 import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmqsdt.amp import use_amp
+from mmqsdt.datasets.skip import refuse_broken, skip_broken
 from mmqsdt.launch import (add_common_arguments, check_data, check_framework,
-                           load_config)
+                           check_length, is_from_mmqsdt, load_config)
+from mmqsdt.processes import join_processes, name_lost_workers
+from mmqsdt.reliability.loading import check_fits, set_resume
 from mmqsdt.smoke import smoke
 from mmqsdt.zoo import list_zoo, print_zoo
 
@@ -35,7 +39,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--resume', nargs='?', const='auto',
         help='continue from a checkpoint; without a path, from the last one '
-        'in the work dir')
+        'in the work dir that is whole')
+    parser.add_argument(
+        '--unsafe-load', action='store_true',
+        help='RISK: let checkpoints execute any code while they are read, as '
+        'pickle does; for files of your own only')
     parser.add_argument(
         '--auto-scale-lr', action='store_true',
         help='scale the learning rate to the batch size actually used')
@@ -56,19 +64,30 @@ def main() -> None:
         if args.smoke:
             print(smoke(cfg))
             cfg.work_dir = args.work_dir or f'{cfg.work_dir}_smoke'
+        check_length(cfg)
         check_data(cfg, ('train', 'val'))
+        refuse_broken(cfg, ('val', ))
+        skip_broken(cfg)
         if args.amp:
             use_amp(cfg.optim_wrapper)
         if args.resume:
-            cfg.resume = True
-            cfg.load_from = None if args.resume == 'auto' else args.resume
+            set_resume(cfg, args.resume, args.unsafe_load)
         if args.auto_scale_lr:
             cfg.auto_scale_lr.enable = True
+        join_processes(cfg)
         runner = Runner.from_cfg(cfg)
+        check_fits(runner.model, cfg)
     except (OSError, ImportError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from None
-    runner.train()
+    try:
+        with name_lost_workers():
+            runner.train()
+    except (OSError, ImportError, KeyError, TypeError, ValueError) as error:
+        if runner.iter and not is_from_mmqsdt(error):
+            raise  # the traceback is what helps then
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise SystemExit(str(message)) from None
 
 
 if __name__ == '__main__':
-    main()
+    record(main)()  # torchrun then shows the first error

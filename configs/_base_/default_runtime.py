@@ -2,8 +2,13 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+    checkpoint=dict(
+        type='mmqsdt.ReliableCheckpointHook', interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    stop_signal=dict(type='mmqsdt.StopSignalHook'),
+    non_finite=dict(type='mmqsdt.NonFiniteHook', policy='stop'),
+    # With several processes: one set of batch norm statistics for all.
+    statistics=dict(type='mmqsdt.AverageStatisticsHook'))
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -24,6 +24,7 @@ class Arm:
         longer (int): How many times the usual epochs.
         layer_scale (float, optional): Where the layer scales start; None is
             the backbone's 1e-6.
+        attention_scale (float): Factor of q (k^T v).
         from_teacher (bool): Whether the weights start as the teacher's.
         cost (float): Time of a run over that of IE-LIF, roughly: for the
             estimate of the remaining time.
@@ -38,6 +39,7 @@ class Arm:
     lr: float = 5e-3
     longer: int = 1
     layer_scale: float | None = None
+    attention_scale: float = 0.25
     from_teacher: bool = False
     cost: float = 1.
 
@@ -56,18 +58,23 @@ ARMS = {
     'lif_t4': Arm('binary LIF, T = 4', lif(0.5), time_steps=4, cost=4.5),
     'ielif': Arm('IE-LIF'),
     'ielif_fgd': Arm('IE-LIF + FGD', fgd=FGD, cost=1.5),
+    'ielif_start': Arm('IE-LIF, from the ANN', from_teacher=True),
+    'ielif_start_fgd': Arm(
+        'IE-LIF + FGD, from the ANN', from_teacher=True, fgd=FGD, cost=1.5),
     'ielif_2bit': Arm('IE-LIF', weight_bits=2),
     'ielif_2bit_fgd': Arm('IE-LIF + FGD', weight_bits=2, fgd=FGD, cost=1.5),
 }
 
 # What the paper expects to be better, and what worse.
 COMPARISONS = (('ielif', 'lif_t1'), ('ielif', 'lif_t4'),
-               ('ielif_fgd', 'ielif'), ('ielif_2bit_fgd', 'ielif_2bit'),
+               ('ielif_fgd', 'ielif'), ('ielif_start_fgd', 'ielif_start'),
+               ('ielif_2bit_fgd', 'ielif_2bit'),
                ('ann', 'ielif'))
 
 # Tried on validation images: what -> (arm, its changes).
 LONG = dict(longer=4)
 SCALED = dict(layer_scale=0.1)
+SMALL = dict(attention_scale=1 / 32)
 TRIALS = {
     'ann, lr 0.002': ('ann', dict(lr=2e-3)),
     'ielif, lr 0.002': ('ielif', dict(lr=2e-3)),
@@ -93,6 +100,12 @@ TRIALS = {
         logit_loss=dict(type='mmqsdt.LogitDistillLoss', temperature=2.)))),
     'ielif, layer scale 0.1': ('ielif', SCALED),
     'ielif_fgd, layer scale 0.1': ('ielif_fgd', SCALED),
+    'ielif, attention scale 1/32': ('ielif', SMALL),
+    'ielif_fgd, attention scale 1/32': ('ielif_fgd', SMALL),
+    'ielif, attention scale 1/32, layer scale 0.1':
+    ('ielif', SCALED | SMALL),
+    'ielif_fgd, attention scale 1/32, layer scale 0.1':
+    ('ielif_fgd', SCALED | SMALL),
     'ielif, from the teacher': ('ielif', dict(from_teacher=True)),
     'ielif_fgd, from the teacher': ('ielif_fgd', dict(from_teacher=True)),
     'ann, 4 times longer': ('ann', LONG),
@@ -114,6 +127,7 @@ def teacher_arm(arm: Arm) -> Arm:
     """The ANN counterpart that teaches an arm: trained as it is."""
     ann = ARMS['ann']
     return replace(ann, longer=arm.longer, layer_scale=arm.layer_scale,
+                   attention_scale=arm.attention_scale,
                    cost=ann.cost * arm.longer)
 
 

@@ -25,6 +25,7 @@ from ..deploy.fast import find_obstacle
 from ..deploy.fold import FoldedConv2d, fold
 from ..deploy.forms import replace_modules
 from ..deploy.structure import find_layers
+from ..integer_training import store_integers
 
 # What time is: on the wall, or that of the processor, in all threads, which
 # other jobs on the machine do not prolong.
@@ -40,6 +41,13 @@ TITLES = dict(
     ann_folded='ANN, channels_last, norms folded',
     ann_compiled='ANN, folded, torch.compile',
     ann_onnx='ANN, folded, ONNX Runtime fp32')
+# The same of training steps, with the goals: step time and peak memory over
+# those of the counterpart.
+TRAINING_TITLES = dict(
+    model='float form (fake quantisation)',
+    integers='the same, integers stored, integer kernels',
+    ann='ANN counterpart')
+TRAINING_GOALS = dict(model=(1.10, 1.0), integers=(0.9, 0.75))
 COUNTERPART = dict(weight_bits=None, neuron=dict(type='ReLU'))
 
 
@@ -87,8 +95,8 @@ class Benchmark:
         machine (str): Processor and versions.
         timings (list[Timing]): Of inference.
         skipped (dict[str, str]): Runners that did not run, and why.
-        training (dict): Step time in s and peak memory in MiB, of the model
-            and the counterpart; empty if not measured.
+        training (dict): Step time in s and peak memory in MiB, by key of
+            ``TRAINING_TITLES``; empty if not measured.
         exponents (dict[str, float]): e of time = c * pixels^e, by runner.
         attention_exponents (dict[str, float]): The same of one attention
             unit against its tokens.
@@ -408,9 +416,19 @@ def measure_attention(report: Benchmark, models: Models,
 
 
 class TrainingStep:
-    """One step of AdamW on the features of a model."""
+    """One step of AdamW on the features of a model.
 
-    def __init__(self, model: nn.Module, batch: int, size: int) -> None:
+    Args:
+        name (str): Key of ``TRAINING_TITLES``.
+        cfg (Config): Of the model, whose counterpart may be asked for.
+        batch (int): Images.
+        size (int): Side of the images, in pixels.
+    """
+
+    def __init__(self, name: str, cfg: Config, batch: int, size: int) -> None:
+        model = build_model(counterpart_config(cfg) if name == 'ann' else cfg)
+        if name == 'integers':
+            store_integers(model)
         self.model = model.train().to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         self.images = torch.randn(batch, 3, size, size).contiguous(
@@ -424,10 +442,10 @@ class TrainingStep:
         self.optimizer.step()
 
 
-def peak_memory(cfg: Config, batch: int, size: int) -> float:
+def peak_memory(name: str, cfg: Config, batch: int, size: int) -> float:
     """Peak resident memory of a process after two training steps, MiB."""
     import mmqsdt  # noqa: F401  in a fresh process
-    step = TrainingStep(build_model(cfg), batch, size)
+    step = TrainingStep(name, cfg, batch, size)
     step()
     step()
     status = Path('/proc/self/status')
@@ -440,19 +458,18 @@ def peak_memory(cfg: Config, batch: int, size: int) -> float:
 
 def measure_training(report: Benchmark, cfg: Config, batch: int, size: int,
                      warmup: int) -> None:
-    """Step time of model and counterpart in turn; memory in fresh processes.
+    """Step times in turn; memory in fresh processes.
 
-    The backbone, and the neck if there is one; both in channels_last.
+    The backbone, and the neck if there is one; all in channels_last.
     """
-    configs = dict(model=cfg, ann=counterpart_config(cfg))
-    steps = {name: TrainingStep(build_model(each), batch, size)
-             for name, each in configs.items()}
+    steps = {name: TrainingStep(name, cfg, batch, size)
+             for name in TRAINING_TITLES}
     seconds = alternate(steps, report.rounds, warmup, report.clock)
     del steps
     memory = {}
-    for name, each in configs.items():
+    for name in TRAINING_TITLES:
         with get_context('spawn').Pool(1) as pool:
-            memory[name] = pool.apply(peak_memory, (each, batch, size))
+            memory[name] = pool.apply(peak_memory, (name, cfg, batch, size))
     report.training = dict(
         batch=batch, size=size, seconds=seconds, peak_mib=memory,
         median_ms={n: float(np.median(s) * 1e3) for n, s in seconds.items()})

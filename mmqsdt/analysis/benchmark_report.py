@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from .benchmark import TITLES, Benchmark
+from .benchmark import TITLES, TRAINING_GOALS, TRAINING_TITLES, Benchmark
 
 
 def print_benchmark(report: Benchmark) -> None:
@@ -39,15 +39,27 @@ def print_benchmark(report: Benchmark) -> None:
             console.print(f'exponent of time against {what}: ' + ', '.join(
                 f'{n} {e:.2f}' for n, e in exponents.items()))
     if report.training:
-        t = report.training
-        time_ratio, memory_ratio = (
-            t[k]['model'] / t[k]['ann'] for k in ('median_ms', 'peak_mib'))
-        console.print(
-            f'training step, batch {t["batch"]}, {t["size"]} x {t["size"]}: '
-            f'model {t["median_ms"]["model"]:.0f} ms, ANN '
-            f'{t["median_ms"]["ann"]:.0f} ms, ratio {time_ratio:.2f}; peak '
-            f'memory {t["peak_mib"]["model"]:.0f} and '
-            f'{t["peak_mib"]["ann"]:.0f} MiB, ratio {memory_ratio:.2f}')
+        console.print(training_table(report.training))
+
+
+def training_table(training: dict) -> Table:
+    """Training steps over those of the counterpart, beside the goals."""
+    table = Table(
+        title=f'Training step, batch {training["batch"]}, '
+        f'{training["size"]} x {training["size"]}',
+        title_justify='left', box=SIMPLE_HEAD)
+    table.add_column('runner')
+    for name in ('ms', 'over ANN', 'goal', 'peak MiB', 'over ANN', 'goal'):
+        table.add_column(name, justify='right')
+    for name, title in TRAINING_TITLES.items():
+        cells = [title]
+        goals = TRAINING_GOALS.get(name, (None, None))
+        for key, goal in zip(('median_ms', 'peak_mib'), goals):
+            value, ann = training[key][name], training[key]['ann']
+            cells += [f'{value:.0f}', f'{value / ann:.2f}',
+                      f'<= {goal:.2f}' if goal else '']
+        table.add_row(*cells)
+    return table
 
 
 def plot_benchmark(report: Benchmark, path: str | Path) -> None:

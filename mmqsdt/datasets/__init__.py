@@ -3,7 +3,8 @@
 from importlib import import_module
 
 _MODULES = dict(
-    DIGITS_CLASSES='digits', prepare_digits='digits', EventFrames='events')
+    DIGITS_CLASSES='digits', prepare_digits='digits', EventFrames='events',
+    SkipBroken='skip')
 
 
 def __getattr__(name: str) -> object:

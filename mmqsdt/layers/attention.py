@@ -101,5 +101,6 @@ class SpikeAttention(nn.Module):
         y = linear_attention(
             self.split_heads(q), self.split_heads(k), self.split_heads(v),
             self.scale)  # (T*B, heads, d, N)
-        y = self.attn_neuron(y.reshape(size))
+        # Counts fit into any type; the sums that they come from do not.
+        y = self.attn_neuron(y.reshape(size)).to(q.dtype)
         return self.proj_norm(self.proj_conv(y))

@@ -5,6 +5,10 @@ from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
 from ..registry import MODELS
+from .integer_tensor import IntegerTensor
+
+# Counts up to here fit one byte in every way that kernels read it.
+MAX_BYTE_LEVELS = 127
 
 
 class _Spike(torch.autograd.Function):
@@ -13,12 +17,15 @@ class _Spike(torch.autograd.Function):
     Only the window (one byte an element) is kept for the backward pass. It
     is made and applied by arithmetic: on CPU, comparisons and torch.where
     take ten times as long, see docs/performance.md.
+
+    The spikes are floats, or with ``storage`` 'bytes' or 'kernel' the same
+    values as an :class:`IntegerTensor`.
     """
 
     @staticmethod
     def forward(ctx, potential: Tensor, levels: int, threshold: float,
-                amplitude: float, half_up: bool,
-                closed_window: bool) -> Tensor:
+                amplitude: float, half_up: bool, closed_window: bool,
+                storage: str) -> Tensor:
         u = potential / threshold
         if ctx.needs_input_grad[0]:
             if closed_window:
@@ -29,7 +36,13 @@ class _Spike(torch.autograd.Function):
             ctx.save_for_backward(window.to(torch.int8))
             ctx.slope = amplitude / threshold
         count = u.clamp_(0, levels)
-        count = count.add_(0.5).floor_() if half_up else count.round_()
+        count = count.add_(0.5) if half_up else count.round_()
+        if storage != 'floats':  # to int8 drops the fraction
+            return IntegerTensor(
+                count.to(torch.int8).view(torch.uint8), amplitude,
+                potential.dtype, storage == 'kernel')
+        if half_up:
+            count.floor_()
         return count.mul_(amplitude) if amplitude != 1 else count
 
     @staticmethod
@@ -38,7 +51,7 @@ class _Spike(torch.autograd.Function):
         grad = window.to(grad.dtype).mul_(grad)
         if ctx.slope != 1:
             grad.mul_(ctx.slope)
-        return grad, None, None, None, None, None
+        return grad, None, None, None, None, None, None
 
 
 class SpikingNeuron(nn.Module):
@@ -108,9 +121,17 @@ class IELIF(SpikingNeuron):
     Raises:
         ValueError: For arguments out of range.
 
+    Attributes:
+        storage (str): How spikes are kept where gradients are recorded, at
+            T = 1: as 'floats', as 'bytes', or as bytes that convolutions
+            may read with a 'kernel' for integers. Same values; see
+            :class:`IntegerTensor`.
+
     Source: QSD-Transformer (arXiv 2501.13492), with the recurrence of I-LIF
     (arXiv 2407.20708).
     """
+
+    storage = 'floats'
 
     def __init__(self,
                  levels: int = 4,
@@ -139,9 +160,11 @@ class IELIF(SpikingNeuron):
         self.rounding = rounding
         self.closed_window = closed_window
 
-    def _fire(self, potential: Tensor, amplitude: float) -> Tensor:
+    def _fire(self, potential: Tensor, amplitude: float,
+              storage: str = 'floats') -> Tensor:
         return _Spike.apply(potential, self.levels, self.threshold, amplitude,
-                            self.rounding == 'half_up', self.closed_window)
+                            self.rounding == 'half_up', self.closed_window,
+                            storage)
 
     def count(self, potential: Tensor) -> Tensor:
         """Integer spike counts of one time step, C = round(clamp(H/theta))."""
@@ -149,7 +172,11 @@ class IELIF(SpikingNeuron):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.time_steps == 1:
-            return self._fire(x, self.amplitude)
+            # A compiler decides by itself what is kept, and in which form.
+            plain = self.levels > MAX_BYTE_LEVELS or torch.compiler.\
+                is_compiling() or not torch.is_grad_enabled()
+            return self._fire(x, self.amplitude,
+                              'floats' if plain else self.storage)
         counts = []
         membrane = 0.
         for x_t in self.split_time(x):

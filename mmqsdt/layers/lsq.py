@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..registry import MODELS
+from .integer_tensor import IntegerTensor
 
 # A learned step never falls below this share of what it started from. There,
 # nearly all weights would be clipped to the ends of the range.
@@ -12,16 +14,25 @@ MIN_STEP_SHARE = 0.05
 
 
 class _QuantizeWeight(torch.autograd.Function):
-    """LSQ's fake quantisation; recomputes instead of saving intermediates."""
+    """LSQ's fake quantisation; recomputes instead of saving intermediates.
+
+    ``value`` is what came out for the same weight and step before, if that
+    is known.
+    """
 
     @staticmethod
     def forward(ctx, weight: Tensor, step: Tensor, qmin: int, qmax: int,
-                gradient_scale: float) -> Tensor:
+                gradient_scale: float, as_codes: bool,
+                value: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight, step)
         ctx.qmin, ctx.qmax = qmin, qmax
         ctx.gradient_scale = gradient_scale
-        # Divide: a multiplied reciprocal would move exact ties.
-        return (weight / step).clamp_(qmin, qmax).round_().mul_(step)
+        if value is not None:
+            return value.detach()
+        code = round_to_codes(weight, step, qmin, qmax)
+        if as_codes:
+            return IntegerTensor(code.to(torch.int8), step, weight.dtype)
+        return code.mul_(step)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -35,7 +46,29 @@ class _QuantizeWeight(torch.autograd.Function):
         grad_step = slope.mul_(grad).sum(
             dim=tuple(range(1, grad.dim())), keepdim=True)
         return inside.mul_(grad), grad_step * ctx.gradient_scale, \
-            None, None, None
+            None, None, None, None, None
+
+
+def round_to_codes(weight: Tensor, step: Tensor, qmin: int,
+                   qmax: int) -> Tensor:
+    """round(clamp(w / s, qmin, qmax)), of the weight's dtype."""
+    # Divide: a multiplied reciprocal would move exact ties.
+    return (weight / step).clamp_(qmin, qmax).round_()
+
+
+class _OptimizerSteps:
+    """How many steps all optimizers of this process made so far.
+
+    Weights that an optimizer writes through ``.data`` do not tell.
+    """
+    count = 0
+
+    @classmethod
+    def add(cls, *args) -> None:
+        cls.count += 1
+
+
+register_optimizer_step_post_hook(_OptimizerSteps.add)
 
 
 class LSQWeight:
@@ -58,9 +91,24 @@ class LSQWeight:
     started, and above 0 in every checkpoint: an optimizer such as Adam moves
     it by its learning rate, whatever its size.
 
+    What was computed from a weight and a step size is kept and used again
+    until one of them changes: during evaluation, and from one step of a
+    gradient accumulation to the next. Loading, moving and copying a layer,
+    a step of any optimizer and :meth:`train` and ``eval`` begin anew. Only
+    who writes to ``weight.data`` between two passes in the same mode has to
+    call :meth:`forget_quantized`.
+
+    Attributes:
+        as_codes (bool): Whether the quantised weight is kept as int8 codes
+            where gradients are recorded. Same values; see
+            :class:`IntegerTensor`.
+
     Source: LSQ (arXiv 1902.08153), eq. 1-3 and section 2.1; the scale over
     the whole tensor as in QSD-Transformer (arXiv 2501.13492).
     """
+
+    as_codes = False
+    _quantized: tuple[tuple, Tensor] | None = None
 
     def _init_quantizer(self, bits: int | None) -> None:
         if bits not in (2, 3, 4, 8, None) or isinstance(bits, float):
@@ -110,7 +158,10 @@ class LSQWeight:
     @torch.no_grad()
     def bound_step_size(self) -> None:
         """Bring a step that an optimizer made too small back to its bound."""
-        if self.bits is not None and not self.step_size.is_meta:
+        # Under FSDP it is a view of a flat parameter, which must not be
+        # changed in place; the bound then holds by positive_step_size alone.
+        if self.bits is not None and not self.step_size.is_meta and \
+                self.step_size.is_leaf:
             self.step_size.clamp_(min=self.min_step)
 
     def quantized_weight(self) -> Tensor:
@@ -119,13 +170,63 @@ class LSQWeight:
             return self.weight
         if self._untouched:
             self.settle_step_size()
-        if self.training:
+        value = self._known_value()
+        if value is not None and not torch.is_grad_enabled():
+            return value
+        if self.training and value is None:
             self.bound_step_size()
         step = self.positive_step_size()
         step = step.view(-1, *[1] * (self.weight.dim() - 1))
         scale = (self.weight.numel() * self.qmax)**-0.5
-        return _QuantizeWeight.apply(self.weight, step, self.qmin, self.qmax,
-                                     scale)
+        out = _QuantizeWeight.apply(self.weight, step, self.qmin, self.qmax,
+                                    scale, self._wants_codes(), value)
+        if value is None and self._can_be_known():
+            self._quantized = self._origin(), out.detach()
+        return out
+
+    def _wants_codes(self) -> bool:
+        return self.as_codes and torch.is_grad_enabled() and \
+            not torch.compiler.is_compiling()
+
+    def _can_be_known(self) -> bool:
+        """Whether tensors tell when they are written to.
+
+        What stands in for a parameter, as under FSDP, is another each time.
+        """
+        return not torch.compiler.is_compiling() and all(
+            isinstance(x, nn.Parameter) and not x.is_meta
+            and not x.is_inference() for x in (self.weight, self.step_size))
+
+    def _origin(self) -> tuple:
+        """What the quantised weight was computed from."""
+        tensors = self.weight, self.step_size
+        return (*tensors, *((x._version, x.data_ptr()) for x in tensors),
+                _OptimizerSteps.count, self._wants_codes())
+
+    def _known_value(self) -> Tensor | None:
+        """The quantised weight if it is known and nothing has changed."""
+        if not self._can_be_known() or self._quantized is None:
+            return None
+        origin, value = self._quantized
+        same = all(old is new if isinstance(old, Tensor) else old == new
+                   for old, new in zip(origin, self._origin()))
+        return value if same else None
+
+    def forget_quantized(self) -> None:
+        """Have the next pass quantise the weight again."""
+        self._quantized = None
+
+    def train(self, mode: bool = True) -> 'LSQWeight':
+        # An EMA hook swaps weights through .data, then changes the mode.
+        self.forget_quantized()
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs) -> 'LSQWeight':
+        self.forget_quantized()
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict:
+        return dict(self.__dict__, _quantized=None)
 
     @torch.no_grad()
     def integer_weight(self) -> Tensor:
@@ -139,8 +240,8 @@ class LSQWeight:
         self.settle_step_size()
         step = self.positive_step_size().view(
             -1, *[1] * (self.weight.dim() - 1))
-        code = (self.weight / step).clamp_(self.qmin, self.qmax).round_()
-        return code.to(torch.int8)
+        return round_to_codes(self.weight, step, self.qmin,
+                              self.qmax).to(torch.int8)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         self.bound_step_size()
@@ -155,6 +256,7 @@ class LSQWeight:
                               strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
         key = f'{prefix}step_size'
+        self.forget_quantized()
         super()._load_from_state_dict(state_dict, prefix, local_metadata,
                                       strict, missing_keys, unexpected_keys,
                                       error_msgs)
@@ -197,7 +299,7 @@ class LSQConv2d(LSQWeight, nn.Conv2d):
     Args:
         bits (int, optional): 2, 3, 4 or 8; None keeps float weights.
             Defaults to 4.
-        *args, **kwargs: Those of ``nn.Conv2d``.
+        args, kwargs: Those of ``nn.Conv2d``.
 
     Shape: (B, C_in, H, W) in, (B, C_out, H', W') out.
 
@@ -220,7 +322,7 @@ class LSQLinear(LSQWeight, nn.Linear):
     Args:
         bits (int, optional): 2, 3, 4 or 8; None keeps float weights.
             Defaults to 4.
-        *args, **kwargs: Those of ``nn.Linear``.
+        args, kwargs: Those of ``nn.Linear``.
 
     Shape: (..., in_features) in, (..., out_features) out.
 

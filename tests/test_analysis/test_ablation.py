@@ -103,7 +103,8 @@ def test_arms_differ_in_what_they_are_compared_for():
     assert {x for pair in COMPARISONS for x in pair} <= set(ARMS)
     for name in TRIALS:
         trial_arm(name)
-    for a, b in (('ielif_fgd', 'ielif'), ('ielif_2bit_fgd', 'ielif_2bit')):
+    for a, b in (('ielif_fgd', 'ielif'), ('ielif_2bit_fgd', 'ielif_2bit'),
+                 ('ielif_start_fgd', 'ielif_start')):
         a, b = vars(ARMS[a]).copy(), vars(ARMS[b]).copy()
         differ = {key for key in a if a[key] != b[key]}
         assert differ == {'title', 'fgd', 'cost'}

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmqsdt.analysis import benchmark
 from mmqsdt.analysis.benchmark import (
     TITLES,
+    TRAINING_TITLES,
     Benchmark,
     Models,
     Timing,
@@ -128,7 +129,10 @@ def test_the_tool(tmp_path, monkeypatch, capsys):
         'float', 'fast', 'ann', 'ann_folded'}
     assert min(data['training']['peak_mib'].values()) > 50
     assert (tmp_path / 'benchmark.png').stat().st_size > 5000
+    assert set(data['training']['median_ms']) == set(TRAINING_TITLES)
     printed = capsys.readouterr().out
+    assert all(TRAINING_TITLES[n] in printed for n in TRAINING_TITLES)
+    assert '<= 1.10' in printed and '<= 0.75' in printed
     assert all(TITLES[n] in printed for n in ('float', 'fast', 'ann'))
 
 
@@ -138,7 +142,7 @@ def test_memory_is_that_of_a_fresh_process():
         cfg = load('cls')
         cfg.model.backbone.arch = ARCH
         cfg.model.head.in_channels = 16
-        small = pool.apply(benchmark.peak_memory, (cfg, 1, 32))
+        small = pool.apply(benchmark.peak_memory, ('integers', cfg, 1, 32))
     assert small < 1024 and len(ballast)
 
 

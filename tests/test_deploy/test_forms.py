@@ -23,6 +23,7 @@ from mmqsdt.deploy import (
 from mmqsdt.deploy.fast import to_fast
 from mmqsdt.deploy.fold import FoldedLayer
 from mmqsdt.deploy.spikes import SlotNeuron, SlotProduct
+from mmqsdt.launch import use_double
 from mmqsdt.layers import IELIF, ConvUnit, LSQConv2d, SepConv, SpikeAttention
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +212,25 @@ def test_whole_predictions_of_a_detector(build, inputs, convert):
         assert torch.equal(a.masks, b.masks)
         # Float32 rounding of boxes of up to 64 pixels.
         torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-5, atol=1e-4)
+
+
+def test_predictions_in_float64_are_equal(build, inputs, convert,
+                                          monkeypatch):
+    """Boxes and pasted masks, as `tools/test.py --double` has them."""
+    from mmdet.models.roi_heads.mask_heads import fcn_mask_head
+    model = build('det')
+    monkeypatch.setattr(fcn_mask_head, '_do_paste_mask',
+                        fcn_mask_head._do_paste_mask)  # restored afterwards
+    use_double(model)
+    data = dict(inputs('det', torch.float64), mode='predict')
+    with torch.no_grad():
+        mine = [s.pred_instances for s in model(**data)]
+        theirs = [s.pred_instances for s in convert(model)(**data)]
+    for a, b in zip(mine, theirs):
+        assert len(a) and torch.equal(a.masks, b.masks)
+        assert torch.equal(a.labels, b.labels)
+        # Float64 rounding of boxes of up to 64 pixels.
+        torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize('unit, channels', [

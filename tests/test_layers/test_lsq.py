@@ -9,7 +9,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.nn import functional as F
 
-from mmqsdt.layers import LSQConv2d, LSQLinear, settle_step_sizes
+from mmqsdt.layers import LSQConv2d, LSQLinear, lsq, settle_step_sizes
 
 # Golden name -> our layer; 1x1 convs over tokens are 2-D ones here.
 LAYERS = {
@@ -491,3 +491,134 @@ def test_conv_module_of_mmcv_trains_a_step():
         assert not torch.equal(parameter, before[name]), name
         assert parameter.isfinite().all(), name
     assert module(torch.randn(2, 3, 6, 6)).isfinite().all()
+
+
+# -------------------------------------- quantised weights are computed once
+
+
+@pytest.fixture
+def quantisations(monkeypatch):
+    """A list that grows by one whenever a weight is quantised."""
+    calls = []
+    plain = lsq.round_to_codes
+
+    def counted(*args):
+        calls.append(1)
+        return plain(*args)
+
+    monkeypatch.setattr(lsq, 'round_to_codes', counted)
+    return calls
+
+
+@BOTH
+@pytest.mark.parametrize('as_codes', [False, True])
+def test_evaluation_and_accumulation_quantise_once(make, as_codes,
+                                                   quantisations):
+    layer = make()
+    layer.as_codes = as_codes
+    x = sample(layer)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for step in range(2):
+        for _ in range(3):  # accumulate gradients
+            layer(x).square().sum().backward()
+        assert len(quantisations) == step + 1
+        optimizer.step()
+    quantisations.clear()
+    layer.eval()
+    with torch.no_grad():
+        outs = [layer(x) for _ in range(3)]
+    assert len(quantisations) == 1
+    assert torch.equal(outs[0], outs[2])
+
+
+@BOTH
+@pytest.mark.parametrize('as_codes', [False, True])
+def test_what_is_used_again_changes_no_gradient(make, as_codes):
+    layer = make()
+    layers = layer, copy.deepcopy(layer)
+    layers[0].as_codes = as_codes
+    x = sample(layers[0])
+    for layer, forget in zip(layers, (False, True)):
+        for _ in range(3):
+            if forget:
+                layer.forget_quantized()
+            layer(x).square().sum().backward()
+    for a, b in zip(layers[0].parameters(), layers[1].parameters()):
+        assert torch.equal(a.grad, b.grad) and a.grad.any()
+
+
+def step_of_an_optimizer(layer):
+    """One that writes through .data, as old ones do."""
+
+    class Old(torch.optim.Optimizer):
+
+        def step(self):
+            layer.weight.data.add_(1.)
+
+    Old(layer.parameters(), {}).step()
+
+
+def swap_as_an_ema_hook(layer):
+    layer.train()
+    layer.weight.data.copy_(torch.randn_like(layer.weight))
+    layer.eval()
+
+
+def load(layer):
+    layer.load_state_dict({
+        k: v + 1 for k, v in layer.state_dict().items()})
+
+
+def write(layer):
+    with torch.no_grad():
+        layer.weight.add_(1.)
+
+
+def write_step(layer):
+    with torch.no_grad():
+        layer.step_size.mul_(2.)
+
+
+def replace(layer):
+    layer.weight = nn.Parameter(layer.weight.detach() + 1)
+
+
+@BOTH
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('change', [
+    step_of_an_optimizer, swap_as_an_ema_hook, load, write, write_step,
+    replace, lambda layer: layer.double(), lambda layer: layer.half().float(),
+])
+def test_a_changed_weight_is_quantised_anew(make, training, change):
+    layer = make().train(training)
+    x = sample(layer)
+    with torch.set_grad_enabled(training):
+        before = layer(x)
+        change(layer)
+        out = layer(x.to(layer.weight.dtype))
+        fresh = make().to(layer.weight.dtype)
+        fresh.load_state_dict(layer.state_dict())
+        assert torch.equal(out, fresh(x.to(layer.weight.dtype)))
+    assert not torch.equal(before, out.to(before.dtype))
+
+
+@BOTH
+def test_a_copy_has_its_own(make):
+    layer = make().eval()
+    x = sample(layer)
+    with torch.no_grad():
+        before = layer(x)
+        other = copy.deepcopy(layer)
+        write(other)
+        assert torch.equal(layer(x), before)
+        assert not torch.equal(other(x), before)
+    assert len(pickle.dumps(layer)) == len(pickle.dumps(make()))
+
+
+def test_under_inference_mode():
+    with torch.inference_mode():
+        layer = LSQLinear(24, 5).eval()
+        x = sample(layer)
+        before = layer(x)
+        layer.weight.add_(1)  # tells nobody
+        assert not torch.equal(layer(x), before)

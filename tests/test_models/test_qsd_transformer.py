@@ -1,5 +1,6 @@
 import logging
 from copy import deepcopy
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -665,3 +666,19 @@ def test_inner_neurons_are_everywhere_or_nowhere():
         if isinstance(m, IELIF)
     ]
     assert {m.time_steps for m in neurons} == {2}
+
+
+def test_attention_scale():
+    x = torch.rand(1, 3, 64, 64)
+    plain = QSDTransformer('tiny').eval()
+    scaled = QSDTransformer('tiny', attention_scale=1 / 32).eval()
+    scaled.load_state_dict(plain.state_dict())
+    products = []
+    for model in (plain, scaled):
+        attention = model.stages[3].blocks[0].attn
+        with patch.object(attention.attn_neuron, 'forward',
+                          side_effect=lambda y: products.append(y) or y):
+            model(x)
+    assert torch.equal(products[0], products[1] * 8)  # powers of two
+    with pytest.raises(ValueError, match='attention_scale must be positive'):
+        QSDTransformer('tiny', attention_scale=0.)

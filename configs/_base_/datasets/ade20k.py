@@ -4,7 +4,7 @@ crop_size = (512, 512)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(
         type='RandomResize',
         scale=(2048, 512),
@@ -18,7 +18,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(type='PackSegInputs')
 ]
 tta_pipeline = [
@@ -32,7 +32,7 @@ tta_pipeline = [
                     [
                         dict(type='RandomFlip', prob=0.),
                         dict(type='RandomFlip', prob=1.)
-                    ], [dict(type='LoadAnnotations', reduce_zero_label=True)],
+                    ], [dict(type='LoadAnnotations')],
                     [dict(type='PackSegInputs')]])
 ]
 

@@ -11,7 +11,7 @@ train_pipeline = [
         random_negative_prob=0.5,
         prob=0.7,
         pad_val=0),
-    dict(type='RandomCrop', crop_size=32, padding=3),
+    dict(type='RandomCrop', crop_size=32, padding=3, pad_if_needed=True),
     dict(type='PackInputs')
 ]
 # The digits are 32 pixels wide and stay as they are; other pictures become so.

@@ -64,12 +64,13 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, num_heads: int, mlp_ratio: int,
                  drop_path: float, neuron: dict, weight_bits: int | None,
-                 time_steps: int, inner_neurons: bool) -> None:
+                 time_steps: int, inner_neurons: bool,
+                 attention_scale: float) -> None:
         super().__init__()
         hidden = mlp_ratio * channels
         common = (neuron, weight_bits, time_steps)
         self.attn = SpikeAttention(
-            channels, num_heads, *common, inner_neurons=inner_neurons)
+            channels, num_heads, *common, attention_scale, inner_neurons)
         self.fc1 = ConvUnit(channels, hidden, 1, *common, bias=True)
         self.fc2 = ConvUnit(hidden, channels, 1, *common, bias=True)
         self.layer_scale1 = nn.Parameter(torch.full((channels, ), 1e-6))
@@ -197,6 +198,9 @@ class QSDTransformer(BaseModule):
             inside too, so that nothing but the stem reads real values.
             Published weights load into it, for fine-tuning.
             Defaults to False, as published.
+        attention_scale (float): Factor of q (k^T v). With many tokens the
+            published one drives the neurons behind it to their largest
+            count; see docs/ablation.md. Defaults to 0.25, as published.
         stage4_stride (int): 1 as published (tap 4 has stride 16), or 2 with
             the same weights: tap 4 has stride 32, what anchors and RoI
             extractors of dense tasks expect. Defaults to 1.
@@ -238,6 +242,7 @@ class QSDTransformer(BaseModule):
                  neuron: dict = dict(type='mmqsdt.IELIF'),
                  time_steps: int = 1,
                  inner_neurons: bool = False,
+                 attention_scale: float = 0.25,
                  stage4_stride: int = 1,
                  drop_path_rate: float = 0.,
                  with_cp: bool = False,
@@ -254,6 +259,9 @@ class QSDTransformer(BaseModule):
         if stage4_stride not in (1, 2):
             raise ValueError(f'stage4_stride must be 1 or 2, got '
                              f'{stage4_stride}')
+        if attention_scale <= 0:
+            raise ValueError('attention_scale must be positive, got '
+                             f'{attention_scale}')
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate must be in [0, 1), got '
                              f'{drop_path_rate}')
@@ -298,7 +306,10 @@ class QSDTransformer(BaseModule):
                     block = ConvBlock(**sizes, **common)
                 else:
                     block = AttentionBlock(
-                        num_heads=arch['num_heads'], **sizes, **common)
+                        num_heads=arch['num_heads'],
+                        attention_scale=attention_scale,
+                        **sizes,
+                        **common)
                 blocks.append(block)
             stages.append(Stage(downsample, blocks))
             channels = dim

@@ -1,0 +1,131 @@
+"""What pictures share: colours, names of layers, files, maps on pictures."""
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import mmcv
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+# Okabe and Ito's, told apart with any kind of colour vision.
+COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9',
+          '#000000', '#999999')
+ALARM = '#d55e00'
+MAP = 'inferno'
+# What a neuron of a block emits, in words shorter than its path.
+WORDS = {
+    'attn': 'attention in', 'attn.q': 'q', 'attn.k': 'k', 'attn.v': 'v',
+    'attn.attn': 'q (k$^T$v)', 'sep_conv.expand': 'sep. conv in',
+    'sep_conv': 'sep. conv mid'
+}
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """Where a layer is, and what it is there, in few words.
+
+    Args:
+        path (str): Of a module in a model.
+
+    Example::
+
+        >>> split_path('backbone.stages.3.blocks.1.attn.q_neuron')
+        ('stage 3, block 1', 'q')
+        >>> split_path('neck.lateral_convs.0.neuron')
+        ('neck', 'lateral_convs.0')
+    """
+    path, space, number = path.removeprefix('backbone.').partition(' ')
+    found = re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.)?(.*)', path)
+    if found:
+        stage, block, rest = found.groups()
+        # A stage begins with its downsampling unit.
+        place = f'stage {stage}, block {block or 0}'
+    else:
+        place, _, rest = path.partition('.')
+    rest = re.sub(r'(^|[._])neuron$', '', rest) or 'in'
+    return place, WORDS.get(rest, rest) + space + number
+
+
+def stage_of(path: str) -> str:
+    """The coarser part of :func:`split_path`: 'stage 3', 'neck'."""
+    return split_path(path)[0].partition(',')[0]
+
+
+def save_picture(figure: Figure, stem: str | Path) -> list[Path]:
+    """Write a figure as .png and as .svg.
+
+    Args:
+        figure (Figure): With a layout.
+        stem (str | Path): Path without a suffix.
+
+    Returns:
+        list[Path]: Both files.
+    """
+    Path(stem).parent.mkdir(parents=True, exist_ok=True)
+    files = [Path(f'{stem}.png'), Path(f'{stem}.svg')]
+    figure.savefig(files[0], dpi=100)
+    figure.set_layout_engine('none')  # what is laid out stays so
+    # Equal content gives equal files.
+    with matplotlib.rc_context({'svg.hashsalt': 'mmqsdt'}):
+        figure.savefig(files[1], dpi=100, metadata=dict(Date=None))
+    return files
+
+
+def write_json(content: dict, path: str | Path) -> Path:
+    """Write plain data beside a picture."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content, indent=1) + '\n')
+    return Path(path)
+
+
+def thumbnail(picture: np.ndarray, side: int = 320) -> np.ndarray:
+    """A picture that is no larger than a panel shows.
+
+    Args:
+        picture (np.ndarray): (H, W, 3), uint8.
+        side (int): Longer side at most, in pixels. Defaults to 320.
+    """
+    if max(picture.shape[:2]) <= side:
+        return picture
+    return mmcv.imrescale(picture, (side, side), interpolation='area')
+
+
+def bare(axes, label: str = '') -> None:
+    """No ticks, no frame: for a picture.
+
+    Args:
+        axes (Axes): Of the picture.
+        label (str): What the line that it begins is. Defaults to ''.
+    """
+    axes.xaxis.set_visible(False)
+    axes.spines[:].set_visible(False)
+    if label:
+        axes.set_yticks([])
+        axes.set_ylabel(label, rotation=0, ha='right', va='center',
+                        fontsize='medium')
+    else:
+        axes.yaxis.set_visible(False)
+
+
+def draw_over(axes, picture: np.ndarray, values: np.ndarray,
+              norm: Normalize, cmap: str = MAP, share: float = 0.3) -> None:
+    """A map in colour, stretched over a picture in grey.
+
+    Args:
+        axes (Axes): Where.
+        picture (np.ndarray): (H, W, 3) uint8.
+        values (np.ndarray): (h, w).
+        norm (Normalize): From values to 0..1, for the colours.
+        cmap (str): Name of the colours. Defaults to MAP.
+        share (float): Of the picture in the mixture. Defaults to 0.3.
+    """
+    height, width = picture.shape[:2]
+    grey = picture @ np.array([0.299, 0.587, 0.114]) / 255
+    # Each cell as it is: what is drawn is what was counted.
+    rows = np.arange(height) * values.shape[0] // height
+    columns = np.arange(width) * values.shape[1] // width
+    color = matplotlib.colormaps[cmap](norm(values))[rows][:, columns, :3]
+    mixed = (1 - share) * color + share * grey[..., None]
+    axes.imshow((mixed * 255).round().astype(np.uint8))

@@ -1,0 +1,144 @@
+"""Training and testing with several processes.
+
+MMEngine forms the group of processes on accelerators. Where there is none it
+asks CUDA for a device all the same; here the processes of torchrun meet over
+gloo on CPUs.
+"""
+
+import datetime
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import all_reduce_params, get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .registry import HOOKS
+
+TORCHRUN = 'torchrun --nproc-per-node N tools/train.py CONFIG ' \
+    '--launcher pytorch'
+
+
+def join_processes(cfg: Config) -> None:
+    """Check that the launcher is the one that was named; on CPUs, use gloo.
+
+    Nothing is done where MMEngine does it: for one process, and on
+    accelerators. A backend or model wrapper that the config names is kept,
+    but for NCCL, which has no CPU.
+
+    Args:
+        cfg (Config): With ``launcher``; changed in place.
+
+    Raises:
+        ValueError: If torchrun was used without ``--launcher pytorch``,
+            where each process would train alone and write the same files;
+            if the launcher was named but did not start this process; or if
+            it is another than torchrun on CPUs.
+    """
+    started = int(os.environ.get('WORLD_SIZE', 1))
+    if cfg.launcher == 'none':
+        if started > 1:
+            raise ValueError(
+                f'{started} processes were started, and each would train '
+                f'alone: add --launcher pytorch\n  {TORCHRUN}')
+        return
+    if cfg.launcher == 'pytorch' and not {'RANK', 'WORLD_SIZE', 'MASTER_ADDR'
+                                          } <= os.environ.keys():
+        raise ValueError('--launcher pytorch is for processes that torchrun '
+                         f'starts:\n  {TORCHRUN}')
+    if get_device() != 'cpu':
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(f'--launcher {cfg.launcher} needs an accelerator; '
+                         f'on CPUs:\n  {TORCHRUN}')
+    options = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    if options.get('backend', 'nccl') == 'nccl':
+        options['backend'] = 'gloo'
+    if 'timeout' in options:
+        options['timeout'] = datetime.timedelta(seconds=options['timeout'])
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(**options)
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    if wrapper.get('type') == 'MMDistributedDataParallel':
+        wrapper.setdefault('device_ids', None)  # DDP's sign for CPUs
+    cfg.model_wrapper_cfg = wrapper
+
+
+class LostWorkerError(RuntimeError):
+    """A process of a data loader ended without having been asked to."""
+
+
+@contextmanager
+def name_lost_workers() -> Iterator[None]:
+    """One error for all that the end of a data loader's worker looks like.
+
+    Which one PyTorch raises depends on what the worker was doing: that the
+    worker was killed, or that a connection or a shared file is gone.
+
+    Raises:
+        LostWorkerError: Says what to do.
+    """
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError) as error:
+        files = [f.filename for f in traceback.extract_tb(error.__traceback__)]
+        in_loader = any('torch/utils/data/' in f for f in files)
+        lost = 'DataLoader worker' in str(error) or isinstance(
+            error, (ConnectionError, EOFError)) or (
+                isinstance(error, FileNotFoundError)
+                and any('multiprocessing' in f for f in files))
+        if not in_loader or not lost:
+            raise
+        raise LostWorkerError(
+            f'a worker process of a data loader was lost ({error}). Most '
+            'often memory ran out: look at the kernel log and at /dev/shm, '
+            'use fewer workers (--cfg-options train_dataloader.num_workers=N '
+            'val_dataloader.num_workers=N), and continue with --resume'
+        ) from error
+
+
+@HOOKS.register_module()
+class AverageStatisticsHook(Hook):
+    """Give all processes the same running statistics of batch norms.
+
+    Each process normalises its own images while it trains, and its running
+    mean and variance follow those. Here they become the mean over all
+    processes after every iteration, so that all validate the same network,
+    and it is the one in the checkpoint. The average is linear in the
+    statistics, so averaging often gives what averaging at the end would.
+
+    Synchronised and frozen batch norms are the same everywhere already and
+    are left alone. With one process nothing happens.
+    """
+
+    priority = 'ABOVE_NORMAL'  # before moving averages copy, or files are
+
+    def before_train(self, runner) -> None:
+        """Look up the batch norms."""
+        model = runner.model
+        while is_model_wrapper(model):
+            model = model.module
+        self.norms = [
+            m for m in model.modules() if isinstance(m, _BatchNorm)
+            and not isinstance(m, nn.SyncBatchNorm) and m.track_running_stats
+        ]
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None) -> None:
+        """Average what this iteration has moved."""
+        if get_world_size() > 1:
+            all_reduce_params(self._moving(), op='mean')
+
+    def _moving(self) -> list[Tensor]:
+        return [x for norm in self.norms if norm.training
+                for x in (norm.running_mean, norm.running_var)]

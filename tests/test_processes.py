@@ -1,0 +1,75 @@
+"""Several processes; ``make torture`` has more, and torchrun."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed
+from mmengine.config import Config
+
+from mmqsdt.processes import join_processes
+
+# The faults, which ``make torture`` injects more of.
+sys.path.insert(0, str(Path(__file__).parent))
+
+GLOO = torch.distributed.is_available() and \
+    torch.distributed.is_gloo_available()
+
+
+@pytest.fixture
+def workplace(tmp_path) -> Path:
+    """A folder with a few digits."""
+    if not GLOO:
+        pytest.skip('this build of torch has no gloo')
+    pytest.importorskip('sklearn')
+    pytest.importorskip('mmpretrain.models')
+    from torture.training import prepare
+    prepare(tmp_path)
+    return tmp_path
+
+
+def test_two_processes_are_one_with_twice_the_batch(workplace):
+    from torture.processes import check_doubled_batch
+    assert check_doubled_batch(workplace) == (4, [])
+
+
+def test_all_processes_validate_what_is_in_the_checkpoint(workplace):
+    from torture.processes import check_statistics
+    assert check_statistics(workplace) == (1, [])
+
+
+def test_when_one_process_dies_the_other_ends(workplace):
+    from torture.processes import check_death
+    assert check_death(workplace, victims=(1, )) == (1, [])
+
+
+@pytest.fixture
+def alone(monkeypatch) -> None:
+    """No launcher around, whatever runs this test."""
+    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_one_process_joins_nobody(alone):
+    cfg = Config(dict(launcher='none'))
+    join_processes(cfg)
+    assert 'model_wrapper_cfg' not in cfg
+    assert not torch.distributed.is_initialized()
+
+
+def test_torchrun_without_the_launcher_named(alone, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(ValueError, match='add --launcher pytorch'):
+        join_processes(Config(dict(launcher='none')))
+
+
+def test_the_launcher_named_without_torchrun(alone):
+    with pytest.raises(ValueError, match='torchrun --nproc-per-node'):
+        join_processes(Config(dict(launcher='pytorch')))
+
+
+@pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
+def test_other_launchers_need_an_accelerator(launcher, alone, monkeypatch):
+    monkeypatch.setattr('mmqsdt.processes.get_device', lambda: 'cpu')
+    with pytest.raises(ValueError, match='needs an accelerator'):
+        join_processes(Config(dict(launcher=launcher)))

@@ -22,8 +22,8 @@ from .reliability.loading import find_checkpoints, guard_loading
 from .utils import find_config
 
 # Keys that a config may lack, besides those of mmengine's Runner.
-MORE_KEYS = ('auto_scale_lr', 'compile', 'energy_costs', 'tta_model',
-             'tta_pipeline')
+MORE_KEYS = ('auto_scale_lr', 'compile', 'energy_costs',
+             'find_unused_parameters', 'sync_bn', 'tta_model', 'tta_pipeline')
 
 # scope of a config -> (pip extra, what it is for)
 FRAMEWORKS = dict(

@@ -39,8 +39,8 @@ def join_processes(cfg: Config) -> None:
     Raises:
         ValueError: If torchrun was used without ``--launcher pytorch``,
             where each process would train alone and write the same files;
-            if the launcher was named but did not start this process; or if
-            it is another than torchrun on CPUs.
+            if the launcher was named but did not start this process; or, on
+            CPUs, if it is another than torchrun, or sync_bn is set.
     """
     started = int(os.environ.get('WORLD_SIZE', 1))
     if cfg.launcher == 'none':
@@ -58,6 +58,9 @@ def join_processes(cfg: Config) -> None:
     if cfg.launcher != 'pytorch':
         raise ValueError(f'--launcher {cfg.launcher} needs an accelerator; '
                          f'on CPUs:\n  {TORCHRUN}')
+    if cfg.get('sync_bn'):
+        raise ValueError('sync_bn works on GPUs only; without it, batch norm '
+                         'statistics of all processes are averaged')
     options = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
     if options.get('backend', 'nccl') == 'nccl':
         options['backend'] = 'gloo'

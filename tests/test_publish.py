@@ -141,7 +141,7 @@ def test_diverged_weights_are_refused(trained, tmp_path):
     name = next(k for k in content['state_dict'] if k.endswith('norm.weight'))
     content['state_dict'][name][0] = torch.nan
     torch.save(content, path)
-    with pytest.raises(ValueError, match=f'{name} is not finite'):
+    with pytest.raises(ValueError, match=f'{name} are not finite'):
         publish(cfg, path, str(tmp_path / 'hub'), 'digits', 'mit')
     assert not (tmp_path / 'hub').exists()
 

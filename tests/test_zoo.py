@@ -22,6 +22,7 @@ from test_configs import CONFIGS, ROOT, build, full_size, load
 from test_geometry import geometry_faults
 from torch import nn
 
+from mmqsdt.checkpoint import read_checkpoint
 from mmqsdt.layers import LSQWeight, SpikingNeuron
 
 HOME = Path(__file__).parents[1]
@@ -317,7 +318,7 @@ def test_averaged_weights_are_evaluated_and_saved(tmp_path, monkeypatch):
     assert [s['sample_idx'] for s in val] == [s['sample_idx'] for s in test]
     for a, b in zip(val, test):
         assert torch.equal(a['pred_score'], b['pred_score'])
-    saved = torch.load(tmp_path / 'ema/epoch_2.pth', weights_only=False)
+    saved = read_checkpoint(tmp_path / 'ema/epoch_2.pth')
     average, last = saved['state_dict'], saved['ema_state_dict']
     for part in ('downsample.conv.weight', 'downsample.conv.step_size',
                  'downsample.norm.weight', 'downsample.norm.running_mean'):

@@ -67,9 +67,9 @@ ARMS = {
 
 # What the paper expects to be better, and what worse.
 COMPARISONS = (('ielif', 'lif_t1'), ('ielif', 'lif_t4'),
-               ('ielif_fgd', 'ielif'), ('ielif_start_fgd', 'ielif_start'),
-               ('ielif_2bit_fgd', 'ielif_2bit'),
-               ('ann', 'ielif'))
+               ('ielif_fgd', 'ielif'), ('ielif_start', 'ielif'),
+               ('ielif_start_fgd', 'ielif_start'),
+               ('ielif_2bit_fgd', 'ielif_2bit'), ('ann', 'ielif'))
 
 # Tried on validation images: what -> (arm, its changes).
 LONG = dict(longer=4)

@@ -42,7 +42,12 @@ class StopSignalHook(Hook):
             }
 
     def _receive(self, number: int, frame) -> None:
-        if os.getpid() != self._process:  # a worker; its parent sees to it
+        if os.getpid() != self._process:
+            # Forked from it, such as a pool of an evaluation: SIGTERM is how
+            # its parent ends it; Ctrl-C reaches all, the parent sees to it.
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             return
         self._received = number
         for each in self.signals:

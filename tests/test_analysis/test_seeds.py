@@ -66,6 +66,14 @@ def test_runs_that_cannot_be_compared():
         seeds_table({'a': {}})
 
 
+@pytest.mark.parametrize('name', ['heads_det', 'heads_seg'])
+def test_the_tables_in_the_documentation_are_those_of_the_runs(name):
+    content = json.loads((ROOT / f'docs/{name}.json').read_text())
+    page = (ROOT / 'docs/heads.md').read_text()
+    assert (f'begin of {name} -->\n\n{seeds_table(content["runs"])}'
+            f'\n<!-- end of {name}') in page
+
+
 def test_tool_resumes(tool, tmp_path, monkeypatch, capsys):
     configs = ['seg/qsdt_fpn_digits.py', 'seg/qsdt_fpn-stock-head_digits.py']
     trained = []

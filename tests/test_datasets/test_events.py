@@ -352,7 +352,7 @@ def test_training_validating_testing(neuron, folder, run_tool, capsys):
 
 
 def test_other_number_of_frames_than_time_steps(folder, run_tool):
-    with pytest.raises(ValueError, match='input of 3 frames, but the '
+    with pytest.raises(SystemExit, match='input of 3 frames, but the '
                        'backbone has time_steps=2'):
         run_tool('train.py', CONFIG, '--work-dir', folder / 'unequal',
                  *options('IELIF', frames=3, time_steps=2))

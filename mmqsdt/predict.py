@@ -7,6 +7,7 @@ checkpoint: they would unpickle whatever is in it.
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from inspect import signature
 from math import ceil
 from pathlib import Path
 
@@ -175,7 +176,11 @@ def build_inferencer(cfg: Config, model: nn.Module, device: str):
         def _init_model(self, cfg, weights, device='cpu') -> nn.Module:
             return model
 
-    return LoadedInferencer(cfg, device=device, show_progress=False)
+    options = signature(LoadedInferencer).parameters
+    quiet = dict(show_progress=False)
+    if 'show_progress' not in options and 'kwargs' not in options:
+        quiet = {}  # the original MMSegmentation always shows it
+    return LoadedInferencer(cfg, device=device, **quiet)
 
 
 class Predictor:

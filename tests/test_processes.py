@@ -68,6 +68,14 @@ def test_the_launcher_named_without_torchrun(alone):
         join_processes(Config(dict(launcher='pytorch')))
 
 
+def test_synchronised_batch_norms_need_a_gpu(alone, monkeypatch):
+    monkeypatch.setattr('mmqsdt.processes.get_device', lambda: 'cpu')
+    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR'):
+        monkeypatch.setenv(name, '1')
+    with pytest.raises(ValueError, match='sync_bn works on GPUs only'):
+        join_processes(Config(dict(launcher='pytorch', sync_bn='torch')))
+
+
 @pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
 def test_other_launchers_need_an_accelerator(launcher, alone, monkeypatch):
     monkeypatch.setattr('mmqsdt.processes.get_device', lambda: 'cpu')

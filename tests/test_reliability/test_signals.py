@@ -17,11 +17,19 @@ def test_a_full_disk_gives_a_clear_error_and_leaves_the_last(workplace):
 
 def test_children_forked_in_a_training_can_be_ended():
     """As pools of an evaluation are, by SIGTERM: mmdet's VOCMetric."""
+    context = get_context('fork')
+    runs = context.Event()  # Python drops signals that come with the fork
+
+    def run() -> None:
+        runs.set()
+        time.sleep(60)
+
     hook = StopSignalHook()
     hook.before_train(None)
     try:
-        child = get_context('fork').Process(target=time.sleep, args=(60, ))
+        child = context.Process(target=run)
         child.start()
+        assert runs.wait(20)
         child.terminate()
         child.join(20)
         assert child.exitcode == -signal.SIGTERM

@@ -70,6 +70,7 @@ CASES = [
          'the same weights to 1e-13', processes.check_doubled_batch),
     Case('batch norms of two processes', 'validated as they are saved',
          processes.check_statistics),
+    Case('SIGTERM to one of two processes', EXACT, processes.check_stop),
     Case('kill -9 one of two processes', 'the other ends in 30 s',
          processes.check_death),
     Case('torchrun: an error, kill -9', 'the first error is shown',

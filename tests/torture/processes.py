@@ -311,6 +311,25 @@ def check_death(folder: Path, victims: tuple[int, ...] = (0, 1),
     return len(victims), wrong
 
 
+def check_stop(folder: Path) -> tuple[int, list[str]]:
+    """SIGTERM to one process: both save, stop, and go on as if nothing was."""
+    write_configs(folder)
+    wrong = train_two(folder, 'short.py', 'whole')
+
+    def inject(rank: int) -> None:
+        if rank == 1:
+            send_at(signal.SIGTERM, 'before_train_iter', 2)()
+
+    codes = [code for code, _ in run_two(
+        folder, 'train.py', 'short.py', '--work-dir', 'stopped',
+        inject=inject)]
+    if codes != [143, 143]:
+        wrong.append(f'SIGTERM: ended with {codes}')
+    wrong += train_two(folder, 'short.py', 'stopped', '--resume')
+    return 1, wrong or compare(folder / 'whole/epoch_1.pth',
+                               folder / 'stopped/epoch_1.pth')
+
+
 _FAULT = """
 import os, signal
 from mmengine.hooks import Hook

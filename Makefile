@@ -54,10 +54,10 @@ heads: install
 	$(PY) tools/prepare_data.py digits
 	$(PY) tools/compare_configs.py det/qsdt_maskrcnn-stock-heads_digits.py \
 	    det/qsdt_maskrcnn_digits.py det/qsdt-4bit-heads_maskrcnn_digits.py \
-	    --out docs/heads_det.json --page docs/heads.md
+	    --jobs 2 --out docs/heads_det.json --page docs/heads.md
 	$(PY) tools/compare_configs.py seg/qsdt_fpn-stock-head_digits.py \
 	    seg/qsdt_fpn_digits.py seg/qsdt-4bit-head_fpn_digits.py \
-	    --out docs/heads_seg.json --page docs/heads.md
+	    --jobs 2 --out docs/heads_seg.json --page docs/heads.md
 
 docs: install
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -159,19 +159,18 @@ class IntegerConv:
 
 
 class FloatConv:
-    """Conv of real values with packed weights; see :class:`IntegerConv`."""
+    """Conv of real values in channels_last; see :class:`IntegerConv`.
 
-    def __init__(self, weight: Tensor, bias: Tensor, stride: tuple[int, int],
-                 padding: tuple[int, int], dilation: tuple[int, int],
-                 groups: int) -> None:
-        geometry = padding, stride, dilation, groups
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-            weight.contiguous(memory_format=torch.channels_last), *geometry,
-            [1, weight.shape[1] * groups, 16, 16])
-        self.arguments = (bias, *geometry, 'none', [], '')
+    Its weights are not packed: oneDNN changes the order of packed ones at
+    every call for some widths and sizes, 16 ms for 0.8.
+    """
+
+    def __init__(self, weight: Tensor, *arguments) -> None:
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.arguments = arguments  # bias, geometry
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(
+        return F.conv2d(
             x.contiguous(memory_format=torch.channels_last), self.weight,
             *self.arguments)
 

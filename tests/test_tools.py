@@ -101,6 +101,34 @@ def test_testing_reproduces_the_last_validation(framework, workplace,
     assert (workplace / f'{framework}.pkl').stat().st_size > 0
 
 
+@pytest.mark.parametrize('framework', TASKS)
+def test_every_form_of_a_trained_model(framework, workplace, monkeypatch,
+                                       capsys):
+    """In float64 equal scores and no flip."""
+    pytest.importorskip(framework)
+    work_dir = workplace / f'forms_{framework}'
+    train(monkeypatch, workplace, framework, work_dir)
+    capsys.readouterr()
+    page = workplace / f'{framework}.md'
+    run_tool(monkeypatch, workplace, 'compare_forms.py',
+             ROOT / TASKS[framework], work_dir, '--images', '1', '--double',
+             '--page', page, '--cfg-options', *LOADERS)
+    table = [line for line in page.read_text().splitlines()
+             if line.startswith('| ')]
+    assert '\n'.join(table) in capsys.readouterr().out
+    rows = {cells[0]: cells[1:] for cells in (
+        row.strip('| ').split(' | ') for row in table[2:])}
+    assert list(rows) == [
+        'float', 'integer', 'fast', 'thermometer', 'bitwise']
+    scores = (len(rows['float']) - 4) // 2  # and as many in float64
+    exact = {name: row for name, row in rows.items() if name != 'fast'}
+    assert len({tuple(row[scores:-4]) for row in exact.values()}) == 1
+    assert all(row[-3].startswith('0 of ') for name, row in exact.items()
+               if name != 'float')
+    assert all(float(row[-2]) > 0 for row in rows.values())
+    assert rows['integer'][-1] == rows['fast'][-1] != rows['float'][-1]
+
+
 def test_resume_amp_and_auto_scale_lr(workplace, monkeypatch):
     pytest.importorskip('mmpretrain')
     work_dir = workplace / 'resumed'

@@ -1,0 +1,184 @@
+"""The forms of one trained model side by side: scores, flips, time, bytes."""
+
+import tempfile
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import nn
+
+from ..checkpoint import load_for_test
+from ..deploy import compare_forms, load_batches, pack, to_form
+from ..launch import use_double
+from .benchmark import alternate
+from .seeds import METRICS
+
+# Name in tables -> form and encoding; the first is what others are held to.
+FORMS = dict(
+    float=('float', 'thermometer'),
+    integer=('integer', 'thermometer'),
+    fast=('fast', 'thermometer'),
+    thermometer=('spikes', 'thermometer'),
+    bitwise=('spikes', 'bitwise'))
+# Forms that compute in float64 too.
+EXACT = ('integer', 'thermometer', 'bitwise')
+ROUNDS = 5
+
+
+@dataclass
+class FormScore:
+    """What one form does.
+
+    Attributes:
+        name (str): Key of ``FORMS``.
+        scores (dict[str, float]): Of the test data, as the config's metric
+            names them.
+        double_scores (dict[str, float]): The same in float64; empty if not
+            asked for.
+        flips (dict[str, int]): Counts that differ from the float form's, by
+            'float32' and 'float64'.
+        counts (int): How many were compared.
+        seconds (list[float]): Processor time of one image, one thread, in
+            turn with the other forms.
+        bytes (int): Of the weights: the float state dict, or the packed file
+            that all other forms are made from.
+    """
+    name: str
+    scores: dict[str, float] = field(default_factory=dict)
+    double_scores: dict[str, float] = field(default_factory=dict)
+    flips: dict[str, int] = field(default_factory=dict)
+    counts: int = 0
+    seconds: list[float] = field(default_factory=list)
+    bytes: int = 0
+
+
+def measure_forms(cfg: Config, checkpoint: str, images: int,
+                  double: bool = False) -> list[FormScore]:
+    """Test a trained model in every form.
+
+    Args:
+        cfg (Config): Of any of the three frameworks.
+        checkpoint (str): Its weights.
+        images (int): Test images to compare spikes on, one at a time, up to
+            the raw outputs.
+        double (bool): Whether to test in float64 too. Defaults to False.
+
+    Returns:
+        list[FormScore]: One for each of ``FORMS``.
+    """
+    runner = Runner.from_cfg(cfg)
+    model = runner.model
+    load_for_test(model, checkpoint)
+    found = [FormScore(name) for name in FORMS]
+    weights = count_bytes(cfg, model)
+    batches = load_batches(cfg, 'test', images)
+    measure_times(found, model, batches[0])
+    for each in found:
+        each.bytes = weights['float' if each.name == 'float' else 'packed']
+        if each.name != 'float':
+            count_flips(each, model, batches)
+        each.scores = test(runner, to_form(model, *FORMS[each.name]))
+    if double:
+        use_double(model)
+        for each in found:
+            if each.name == 'float' or each.name in EXACT:
+                each.double_scores = test(
+                    runner, to_form(model, *FORMS[each.name]))
+    return found
+
+
+def test(runner: Runner, model: nn.Module) -> dict[str, float]:
+    """The main scores of a model on the runner's test data."""
+    runner.model = model
+    return {name: float(score) for name, score in runner.test().items()
+            if name in METRICS}
+
+
+def count_bytes(cfg: Config, model: nn.Module) -> dict[str, int]:
+    """Of all tensors of the state dict, and of the packed file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'packed.safetensors')
+        pack(model, str(path))
+        packed = path.stat().st_size
+    return dict(
+        float=sum(x.numel() * x.element_size()
+                  for x in model.state_dict().values()),
+        packed=packed)
+
+
+@torch.no_grad()
+def measure_times(found: list[FormScore], model: nn.Module,
+                  batch: dict) -> None:
+    """Processor time of a prediction on the first image, one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    batch = {name: values[:1] for name, values in batch.items()}
+
+    def runner_of(name: str) -> Callable:
+        form = to_form(model, *FORMS[name]).eval()
+        return lambda: form.test_step(deepcopy(batch))
+
+    seconds = alternate({each.name: runner_of(each.name) for each in found},
+                        ROUNDS, 1, 'cpu')
+    torch.set_num_threads(threads)
+    for each in found:
+        each.seconds = seconds[each.name]
+
+
+@torch.no_grad()
+def count_flips(found: FormScore, model: nn.Module, batches: list) -> None:
+    """Compare every spike of the images with those of the float form."""
+    for kind in ('float32', 'float64') if found.name in EXACT else (
+            'float32', ):
+        reference = deepcopy(model).eval()
+        if kind == 'float64':
+            reference.double()
+        other = to_form(reference, *FORMS[found.name])
+        found.flips[kind] = found.counts = 0
+        for batch in batches:
+            for i in range(len(batch['inputs'])):
+                image = {name: values[i:i + 1]
+                         for name, values in batch.items()}
+                image = reference.data_preprocessor(deepcopy(image))
+                if kind == 'float64':
+                    image['inputs'] = image['inputs'].double()
+                report = compare_forms(
+                    reference, other, dict(image, mode='tensor'))
+                found.flips[kind] += report.flips
+                found.counts += report.elements
+
+
+def forms_table(found: list[FormScore], images: int) -> str:
+    """In Markdown."""
+    names = [METRICS[key] for key in found[0].scores]
+    double = bool(found[0].double_scores)
+    heads = ['form', *(title for title, _ in names)]
+    if double:
+        heads += [f'{title}, float64' for title, _ in names]
+    heads += ['flips, float32', 'flips, float64',
+              'time of an image over float', 'bytes of weights']
+    lines = [heads, ['---'] * len(heads)]
+    time = float(np.median(found[0].seconds))
+    for each in found:
+        cells = [each.name, *formatted(each.scores)]
+        if double:
+            cells += formatted(each.double_scores) or ['-'] * len(names)
+        cells += [
+            f'{each.flips[kind]:,} of {each.counts:,}'
+            if kind in each.flips else '-' for kind in ('float32', 'float64')
+        ]
+        cells += [f'{np.median(each.seconds) / time:.2f}',
+                  f'{each.bytes:,}']
+        lines.append(cells)
+    table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return f'{table}\n\nSpikes compared on {images} test images.\n'
+
+
+def formatted(scores: dict[str, float]) -> list[str]:
+    """With the digits that each metric has."""
+    return [f'{score:.{METRICS[key][1]}f}' for key, score in scores.items()]

@@ -596,6 +596,27 @@ def test_student_starts_from_the_weights_of_the_teacher(checkpoint):
     assert steps > 20
 
 
+def test_init_cfg_of_a_whole_student_loads_its_head_too(tmp_path):
+    models = pytest.importorskip('mmpretrain.models')
+    teacher, student = (
+        Config.fromfile(ROOT / f'cls/{name}.py').model
+        for name in ('qsdt-ann_digits', 'qsdt_digits'))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        path = save(teacher, tmp_path / 'teacher.pth')
+        student.init_cfg = dict(type='Pretrained', checkpoint=path)
+        model = models.build_classifier(student)
+        model.init_weights()
+    expected = load_state_dict(path)
+    for key, value in model.state_dict().items():
+        if key.endswith('step_size'):
+            weight = expected[f'{key[:-9]}weight']
+            start = 2 * weight.abs().mean() / 7**0.5
+            torch.testing.assert_close(value, start.expand_as(value))
+        else:
+            assert torch.equal(value, expected[key]), key
+    assert model.head.fc.step_size.any()
+
+
 # --- bad input: one clear error when training starts -----------------------
 
 

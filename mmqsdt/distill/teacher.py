@@ -127,7 +127,7 @@ def load_teacher(model: nn.Module, path: str) -> None:
     _check_keys(own, state_dict, f'{path} does not fit the teacher '
                 f'({type(model).__name__})')
     check_finite(path, {key: state_dict[key] for key in own},
-                 {name for name, _ in model.named_buffers()})
+                 {key for key, _ in model.named_buffers()})
     model.load_state_dict(state_dict, strict=False)
 
 

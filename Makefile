@@ -54,17 +54,24 @@ heads: install
 	$(PY) tools/prepare_data.py digits
 	$(PY) tools/compare_configs.py det/qsdt_maskrcnn-stock-heads_digits.py \
 	    det/qsdt_maskrcnn_digits.py det/qsdt-4bit-heads_maskrcnn_digits.py \
-	    --out docs/heads_det.json --page docs/heads.md
+	    --jobs 2 --out docs/heads_det.json --page docs/heads.md
 	$(PY) tools/compare_configs.py seg/qsdt_fpn-stock-head_digits.py \
 	    seg/qsdt_fpn_digits.py seg/qsdt-4bit-head_fpn_digits.py \
-	    --out docs/heads_seg.json --page docs/heads.md
+	    --jobs 2 --out docs/heads_seg.json --page docs/heads.md
 
 docs: install
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
+# docs/performance.md. Nothing else should run meanwhile.
 benchmark: install
-	$(PY) tools/benchmark.py configs/cls/qsdt_imagenet.py --train 4
+	$(PY) tools/benchmark.py configs/cls/qsdt_imagenet.py \
+	    --batches 1 4 16 --sizes 224 448 1024 --train 4 --memory --loading \
+	    --page docs/performance.md
+	$(PY) tools/benchmark.py configs/seg/qsdt_fpn_ade20k.py \
+	    --batches 1 --sizes 512 --page docs/performance.md
+	$(PY) tools/benchmark.py configs/det/qsdt_maskrcnn_coco.py \
+	    --batches 1 --sizes 512 --page docs/performance.md
 
 clean:
 	rm -rf work_dirs $(OUT) data/digits

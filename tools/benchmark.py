@@ -15,8 +15,11 @@ from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 from mmqsdt.analysis.benchmark import (CLOCKS, TITLES, Benchmark, Models,
-                                       measure_inference, measure_training)
-from mmqsdt.analysis.benchmark_report import plot_benchmark, print_benchmark
+                                       check_loading, measure_inference,
+                                       measure_loading, measure_memory,
+                                       measure_training, plot_benchmark,
+                                       print_benchmark, to_markdown)
+from mmqsdt.analysis.markdown import write_table
 from mmqsdt.deploy import load_weights
 from mmqsdt.launch import check_framework, find_checkpoint, load_config
 
@@ -32,8 +35,8 @@ def parse_args() -> argparse.Namespace:
         'of a detector, who then has other regions to look at')
     parser.add_argument(
         '--runners', nargs='+', choices=TITLES, metavar='RUNNER',
-        default=[n for n in TITLES if n != 'spikes'],
-        help=f'of {", ".join(TITLES)}; default: all but spikes')
+        default=list(TITLES), help=f'of {", ".join(TITLES)}; default: all. '
+        'Compiled and spiking ones are slow: in the first case alone')
     parser.add_argument(
         '--batches', nargs='+', type=int, default=[1, 4],
         help='default: 1 4')
@@ -55,8 +58,18 @@ def parse_args() -> argparse.Namespace:
         '--train', type=int, metavar='BATCH',
         help='measure a training step of this batch size too')
     parser.add_argument(
+        '--memory', action='store_true',
+        help='measure the memory of predictions too, at every size')
+    parser.add_argument(
+        '--loading', action='store_true',
+        help='measure how fast the training data come too, on scenes of '
+        'digits of about the size of the real images')
+    parser.add_argument(
         '--work-dir', help='where benchmark.json and .png go; '
         'default: work_dirs/<config name>')
+    parser.add_argument(
+        '--page', type=Path, help='.md file to put the tables into, between '
+        'its marks of the name of the config')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,
         help='override config entries: key=value')
@@ -75,6 +88,8 @@ def main() -> None:
             torch.set_num_threads(args.threads)
         cfg = load_config(args)
         check_framework(cfg)
+        if args.loading:
+            check_loading(cfg)
         weights = None
         if args.checkpoint:
             checkpoint = find_checkpoint(args.checkpoint)
@@ -86,14 +101,20 @@ def main() -> None:
         Path(args.config).stem, torch.get_num_threads(), args.rounds,
         args.clock)
     measure_inference(report, models, args.batches, args.sizes, args.warmup)
+    if args.memory:
+        measure_memory(report, cfg, args.batches[0], args.sizes)
     if args.train:
         measure_training(report, cfg, args.train, args.sizes[0], args.warmup)
+    if args.loading:
+        measure_loading(report, cfg)
     print_benchmark(report)
     out_dir = Path(cfg.work_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     report.write_json(out_dir / 'benchmark.json')
     plot_benchmark(report, out_dir / 'benchmark.png')
     print(f'written: {out_dir}/benchmark.json, .png')
+    if args.page:
+        write_table(to_markdown(report), args.page, report.config)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 import json
 import sys
+import threading
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_tool_resumes(tool, tmp_path, monkeypatch, capsys):
     configs = ['seg/qsdt_fpn_digits.py', 'seg/qsdt_fpn-stock-head_digits.py']
     trained = []
 
-    def train(config, seed, work_dir, options):
+    def train(config, seed, work_dir, options, jobs):
         trained.append((Path(config).stem, seed, options))
         return {'mIoU': 10. * len(trained)}
 
@@ -97,6 +98,30 @@ def test_tool_resumes(tool, tmp_path, monkeypatch, capsys):
         tool.main()
 
 
+def test_trainings_side_by_side(tool, tmp_path, monkeypatch):
+    """Later ones may end first; one that fails costs no other its result."""
+    seed_1_done = threading.Event()
+
+    def train(config, seed, work_dir, options, jobs):
+        assert jobs == 2
+        if seed == 0:
+            assert seed_1_done.wait(10)
+        if seed == 2:
+            raise RuntimeError('seed 2 fails')
+        if seed == 1:
+            seed_1_done.set()
+        return {'mIoU': 10. * seed}
+
+    monkeypatch.setattr(tool, 'train', train)
+    out = tmp_path / 'a.json'
+    monkeypatch.setattr(sys, 'argv', [
+        'x', 'seg/qsdt_fpn_digits.py', '--out', str(out), '--jobs', '2'])
+    with pytest.raises(SystemExit, match='seed 2 fails'):
+        tool.main()
+    runs = json.loads(out.read_text())['runs']['qsdt_fpn_digits']
+    assert list(runs) == ['0', '1']
+
+
 def test_failed_training_shows_why(tool, tmp_path):
     with pytest.raises(RuntimeError, match='(?s)failed; the end of .*no_such'):
-        tool.train('no_such_config', 0, tmp_path, [])
+        tool.train('no_such_config', 0, tmp_path, [], 1)

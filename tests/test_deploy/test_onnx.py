@@ -413,7 +413,7 @@ def test_benchmark_runs_the_file():
     config = Config.fromfile(CONFIG)
     config.model.backbone.arch, config.model.head.in_channels = ARCH, 16
     models = Models(config, ['onnx', 'integer'])
-    runners = models.runners(1, 32)
+    runners = models.runners(['onnx', 'integer'], 1, 32)
     assert not models.skipped
     with torch.no_grad():
         expected = runners['integer']()

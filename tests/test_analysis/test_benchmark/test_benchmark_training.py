@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from mmqsdt.analysis.benchmark import TRAINING_TITLES
+from mmqsdt.analysis.benchmark.training import (
+    TrainingStep,
+    in_fresh_process,
+    peak_memory,
+)
+
+
+@pytest.mark.parametrize('name', TRAINING_TITLES)
+def test_a_step_changes_every_weight(name, small):
+    step = TrainingStep(name, small, 2, 32)
+    before = [p.clone() for p in step.model.backbone.parameters()]
+    step()
+    assert all(not torch.equal(p, old) for p, old in zip(
+        step.model.backbone.parameters(), before) if old.dim() > 1)
+
+
+def test_memory_is_that_of_a_fresh_process(small):
+    ballast = torch.ones(2**28)  # 1 GiB that no child has
+    peak = in_fresh_process(peak_memory, 'integers', small, 1, 32)
+    assert peak < 1024 and len(ballast)

@@ -11,7 +11,6 @@ from types import MethodType, SimpleNamespace
 import numpy as np
 import torch
 from mmengine.config import Config
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -20,7 +19,9 @@ from ..distill.hook import FGDistillHook
 from ..distill.teacher import build_network
 from ..launch import build_model
 from ..registry import HOOKS
-from .benchmark import alternate, describe_machine, fitted_exponent
+from .benchmark import alternate, fitted_exponent
+from .benchmark.report import describe_machine
+from .benchmark.tables import new_table
 
 # The step with FGD over the plain one, and e of FGD's own time = c * N^e.
 GOAL_RATIO, GOAL_EXPONENT = 1.6, 1.
@@ -234,13 +235,9 @@ def print_cost(report: DistillCost) -> None:
 
 
 def _table(report: DistillCost, case: CostCase) -> Table:
-    table = Table(
-        title=f'Batch {report.batch}, {case.size} x {case.size}, '
-        f'{case.tokens:g} tokens',
-        title_justify='left', box=SIMPLE_HEAD)
-    table.add_column('')
-    for name in ('ms', 'over the plain step', 'goal'):
-        table.add_column(name, justify='right')
+    table = new_table(
+        f'Batch {report.batch}, {case.size} x {case.size}, {case.tokens:g} '
+        'tokens', '', 'ms', 'over the plain step', 'goal')
     rows = {title: case.median(name) for name, title in TITLES.items()}
     rows['the rest: gradients of FGD in the student, memory'] = case.rest
     for title, ms in rows.items():

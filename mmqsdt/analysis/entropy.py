@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from math import log2
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ..deploy.spikes import integer_counts
 from ..distill.losses import fgd_distance
-from ..distill.recorder import TENSORS, Recorder, find_taps, record
+from ..distill.recorder import TENSORS, Recorder, Tap, find_taps, record
 from ..layers import IELIF, LIF, SpikingNeuron
 
 # Potentials are outputs of a batch norm; beyond is counted in the last bins.
@@ -140,21 +141,27 @@ def spike_entropy(model: nn.Module,
     """
     backbone = getattr(model, 'backbone', model)
     taps = find_taps(backbone, owner='model')
-    teacher = getattr(teacher, 'backbone', teacher)
-    training = backbone.training
-    backbone.eval()
     rows = [
         _new_row(path.rpartition('.')[0], x, backbone.get_submodule(path))
         for tap in taps for x, path in tap.paths.items()
     ]
-    handles = [
-        backbone.get_submodule(f'{row.layer}.{row.tensor}_neuron')
-        .register_forward_hook(_add_to(row)) for row in rows
-    ]
-    recorder = Recorder(backbone, taps)
-    teacher_recorder = _teacher_recorder(teacher, len(taps))
+    teacher = getattr(teacher, 'backbone', teacher)
+    teacher_taps = _teacher_taps(teacher, len(taps))
     images = 0
-    try:
+    with ExitStack() as cleanup:
+        for network in (backbone, teacher):
+            if network is not None:
+                cleanup.callback(network.train, network.training)
+                network.eval()
+        for row in rows:
+            neuron = backbone.get_submodule(f'{row.layer}.{row.tensor}_neuron')
+            handle = neuron.register_forward_hook(_add_to(row))
+            cleanup.callback(handle.remove)
+        recorder = Recorder(backbone, taps)
+        cleanup.callback(recorder.close)
+        if teacher is not None:
+            teacher_recorder = Recorder(teacher, teacher_taps, 'teacher')
+            cleanup.callback(teacher_recorder.close)
         for batch in batches:
             inputs = _preprocess(model, batch)
             ours = record(backbone, recorder, inputs)
@@ -162,27 +169,19 @@ def spike_entropy(model: nn.Module,
                 theirs = record(teacher, teacher_recorder, inputs)
                 _add_distances(rows, theirs, ours, images)
             images += len(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-        recorder.close()
-        if teacher is not None:
-            teacher_recorder.close()
-        backbone.train(training)
     if not images:
         raise ValueError('no image to measure the entropy on')
     return EntropyReport(rows, images)
 
 
-def _teacher_recorder(teacher: nn.Module | None, layers: int) -> Recorder:
+def _teacher_taps(teacher: nn.Module | None, layers: int) -> list[Tap]:
     if teacher is None:
-        return None
-    teacher.eval()
+        return []
     taps = find_taps(teacher, owner='teacher')
     if len(taps) != layers:
         raise ValueError(f'the teacher has {len(taps)} attention layers, the '
                          f'model {layers}')
-    return Recorder(teacher, taps, 'teacher')
+    return taps
 
 
 def _new_row(layer: str, tensor: str,

@@ -44,9 +44,12 @@ class FGDistillHook(Hook):
             Defaults to 1.
 
     Raises:
+        FileNotFoundError: When training starts, if there is no such config
+            or checkpoint.
         ValueError: If the arguments are out of range; when training starts,
             if teacher and student do not fit; in the first iteration,
-            whatever start is, if their grids or classes do not.
+            whatever start is, if their grids or classes do not, or if the
+            student's q, k and v take no gradient.
     """
 
     def __init__(self,
@@ -76,6 +79,7 @@ class FGDistillHook(Hook):
 
     def before_train(self, runner) -> None:
         """Build the teacher and listen to both networks."""
+        self.after_train(runner)  # of a training that was interrupted
         student = runner.model
         while is_model_wrapper(student):
             student = student.module
@@ -92,15 +96,17 @@ class FGDistillHook(Hook):
 
         device = next(student.parameters()).device
         self.teacher = teacher.to(device)
+        if _is_channels_last(student):
+            teacher.to(memory_format=torch.channels_last)
         self.loss.to(device)
-        self._recorder = Recorder(student, taps, 'student')
+        self.recorder = Recorder(student, taps, 'student')
         self._teacher_recorder = Recorder(teacher, teacher_taps, 'teacher')
         self._run_backbone_only = self.logit_loss is None and all(
             path.startswith('backbone.') for tap in teacher_taps
             for path in tap.paths.values())
         self._signature = signature(student.forward)
         self._close = [
-            self._recorder.close,
+            self.recorder.close,
             self._teacher_recorder.close,
             student.register_forward_pre_hook(
                 self._before_forward, with_kwargs=True).remove,
@@ -110,9 +116,10 @@ class FGDistillHook(Hook):
         if self.logit_loss is not None:
             self._close += [
                 student.head.register_forward_hook(
-                    self._keep_logits('student')).remove,
+                    self._keep_logits('student', self.recorder)).remove,
                 teacher.head.register_forward_hook(
-                    self._keep_logits('teacher')).remove
+                    self._keep_logits('teacher',
+                                      self._teacher_recorder)).remove
             ]
         self._logits: dict[str, Tensor] = {}
         self._active = False
@@ -142,10 +149,11 @@ class FGDistillHook(Hook):
                     'logit_loss is for classifiers: the '
                     f'{owner} ({type(model).__name__}) has no head')
 
-    def _keep_logits(self, owner: str):
+    def _keep_logits(self, owner: str, recorder: Recorder):
 
         def keep(module, args, output):
-            self._logits[owner] = output
+            if recorder.recording:
+                self._logits[owner] = output
 
         return keep
 
@@ -164,33 +172,52 @@ class FGDistillHook(Hook):
 
     def _before_forward(self, model, args, kwargs) -> None:
         if self._active and self._mode(args, kwargs) == 'loss':
-            self._recorder.start()
+            self.recorder.start()
 
     def _after_forward(self, model, args, kwargs, losses: dict) -> dict:
-        if not self._recorder.recording:
+        if not self.recorder.recording:
             return losses
         arguments = self._signature.bind(*args, **kwargs).arguments
         images = next(iter(arguments.values()))
         if not isinstance(images, Tensor):
             raise ValueError('the student must get its images as one tensor, '
                              f'got {type(images).__name__}')
-        student = self._recorder.stop(len(images))
-        teacher = self._run_teacher(images, arguments.get('data_samples'))
+        student = self.recorder.stop(len(images))
+        teacher = self.run_teacher(images, arguments.get('data_samples'))
         if not self._checked:
             self.loss.check(teacher.grids, student.grids)
+            self._check_gradients(student)
         added = dict(
             loss_fgd=self.loss(teacher.tensors, student.tensors,
                                teacher.grids, student.grids))
         if self.logit_loss is not None:
             added['loss_logit'] = self._compare_logits()
         self._checked = True
-        return {**losses, **added} if self._wanted else losses
+        if not self._wanted:
+            return losses
+        # Another hook, of another teacher, may have added its own.
+        return {**losses, **{
+            name: loss + losses.get(name, 0.)
+            for name, loss in added.items()
+        }}
+
+    @staticmethod
+    def _check_gradients(student: Recording) -> None:
+        if torch.is_grad_enabled() and not any(
+                x.requires_grad for layer in student.tensors
+                for x in layer.values()):
+            raise ValueError(
+                'nothing would learn from the teacher: q, k and v of the '
+                'student take no gradient. Their layers are frozen, or '
+                'recomputed by a reentrant torch checkpoint (with_cp of '
+                'some backbones): switch that off')
 
     def _mode(self, args, kwargs) -> str | None:
         return self._signature.bind(*args, **kwargs).arguments.get('mode')
 
-    def _run_teacher(self, images: Tensor,
-                     data_samples: list | None) -> Recording:
+    def run_teacher(self, images: Tensor,
+                    data_samples: list | None) -> Recording:
+        """What the teacher makes of images that are preprocessed."""
         if self._run_backbone_only:
             return record(self.teacher.backbone, self._teacher_recorder,
                           images)
@@ -202,6 +229,11 @@ class FGDistillHook(Hook):
     def _compare_logits(self) -> Tensor:
         student, teacher = self._logits['student'], self._logits['teacher']
         self._logits.clear()
+        for owner, x in (('student', student), ('teacher', teacher)):
+            if not isinstance(x, Tensor):
+                raise ValueError(
+                    f'logit_loss needs a head that gives one tensor; that of '
+                    f'the {owner} gives {type(x).__name__}')
         if student.shape != teacher.shape:
             raise ValueError(
                 f'logit_loss needs the same classes: the teacher has '
@@ -219,3 +251,9 @@ class FGDistillHook(Hook):
         while self._close:
             self._close.pop()()
         self.teacher = None
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    return any(
+        p.is_contiguous(memory_format=torch.channels_last)
+        and not p.is_contiguous() for p in model.parameters() if p.dim() == 4)

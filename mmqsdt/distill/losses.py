@@ -41,7 +41,8 @@ def fgd_distance(teacher: Tensor,
     Returns:
         Tensor: (B, joint heads), each in [0, sqrt(2)]; float64 for float64
         inputs, else float32, also under autocast. Below sqrt(4 eps) of that
-        type (0.0007 in float32) a distance is all rounding, and is 0.
+        type (0.0007 in float32) a distance is all rounding, and is 0. It
+        is NaN if a token is not finite.
 
     Raises:
         ValueError: For shapes that cannot be compared.
@@ -69,8 +70,8 @@ def fgd_distance(teacher: Tensor,
         # One square root of the product: exactly 1 when both are the same.
         cosine = ts / torch.where(both, tt * ss, 1.).sqrt()
         squared = (tt > 0).to(ts) + (ss > 0).to(ts) - 2 * cosine
-        # The square root has no gradient at 0: take 0 there.
-        apart = squared > 4 * torch.finfo(squared.dtype).eps
+        # The square root has no gradient at 0: take 0 there. A NaN stays one.
+        apart = ~(squared <= 4 * torch.finfo(squared.dtype).eps)
         return torch.where(apart, torch.where(apart, squared, 1.).sqrt(), 0.)
 
 

@@ -23,10 +23,12 @@ class Tap:
         num_heads (int): Heads; the channels of a head are neighbours.
         num_extra_tokens (int): Tokens before those of the grid, such as a
             class token; they are left out.
+        time_steps (int): T, the time steps folded into the batch.
     """
     paths: dict[str, str]
     num_heads: int
     num_extra_tokens: int = 0
+    time_steps: int = 1
 
 
 @dataclass
@@ -56,8 +58,9 @@ def find_taps(model: nn.Module,
         taps (dict, optional): None for a model with one QSDTransformer, all
             of whose attention layers are taken. Else 'q', 'k', 'v', or 'qkv'
             of a fused projection, each a path or a list of paths, in which
-            ``*`` matches anything; optionally ``num_heads`` (by default that
-            of the module around the tap) and ``num_extra_tokens`` (0).
+            ``*`` matches anything; optionally ``num_heads`` and
+            ``time_steps`` (by default those of the module around the tap, or
+            one step) and ``num_extra_tokens`` (0).
         owner (str): 'teacher' or 'student', for messages.
 
     Returns:
@@ -75,13 +78,13 @@ def find_taps(model: nn.Module,
     """
     if taps is None:
         return _attention_taps(model, owner)
-    known = {*TENSORS, 'qkv', 'num_heads', 'num_extra_tokens'}
+    known = {*TENSORS, 'qkv', 'num_heads', 'num_extra_tokens', 'time_steps'}
     names = [name for name in (*TENSORS, 'qkv') if name in taps]
     if not names or not set(taps) <= known or len(names) > 1 \
             and 'qkv' in names:
         raise ValueError(f'{owner}_taps must name q, k, v, or qkv, and may '
-                         'have num_heads and num_extra_tokens; got '
-                         f'{sorted(taps)}')
+                         'have num_heads, num_extra_tokens and time_steps; '
+                         f'got {sorted(taps)}')
     paths = {name: _matches(model, taps[name], name, owner) for name in names}
     counts = {name: len(found) for name, found in paths.items()}
     if len(set(counts.values())) > 1:
@@ -90,7 +93,9 @@ def find_taps(model: nn.Module,
     return [
         Tap(dict(zip(names, layer)),
             taps.get('num_heads') or _num_heads(model, layer[0], owner),
-            taps.get('num_extra_tokens', 0)) for layer in zip(*paths.values())
+            taps.get('num_extra_tokens', 0),
+            taps.get('time_steps') or _around(model, layer[0], 'time_steps')
+            or 1) for layer in zip(*paths.values())
     ]
 
 
@@ -113,7 +118,8 @@ def _attention_taps(model: nn.Module, owner: str) -> list[Tap]:
         if isinstance(module, SpikeAttention):
             taps.append(
                 Tap({x: f'{path}.{x}_neuron' for x in TENSORS},
-                    module.num_heads))
+                    module.num_heads,
+                    time_steps=backbone.time_steps))
     if not taps:
         raise ValueError(f'the {owner} runs no attention layer: its '
                          f'out_indices {backbone.out_indices} end before '
@@ -134,17 +140,28 @@ def _matches(model: nn.Module, patterns: str | Iterable[str], name: str,
                 f'the {owner} ({type(model).__name__}); it has paths such as '
                 f'{paths[-1]!r}')
         matches += found
+    if not matches:
+        raise ValueError(f'{name} of {owner}_taps is an empty list')
     return matches
 
 
+def _around(model: nn.Module, path: str, name: str) -> int | None:
+    """An integer of the module at a path, or of the nearest one around."""
+    parts = path.split('.')
+    for end in range(len(parts), -1, -1):
+        module = model.get_submodule('.'.join(parts[:end]))
+        value = getattr(module, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
 def _num_heads(model: nn.Module, path: str, owner: str) -> int:
-    while path:
-        path = path.rpartition('.')[0]
-        heads = getattr(model.get_submodule(path), 'num_heads', None)
-        if isinstance(heads, int):
-            return heads
-    raise ValueError(f'{owner}_taps must give num_heads: no module around '
-                     'the taps has it')
+    heads = _around(model, path, 'num_heads')
+    if heads is None:
+        raise ValueError(f'{owner}_taps must give num_heads: no module '
+                         'around the taps has it')
+    return heads
 
 
 class Recorder:
@@ -157,6 +174,9 @@ class Recorder:
         model (nn.Module): Hooks stay on its modules until :meth:`close`.
         taps (list[Tap]): Of :func:`find_taps`.
         owner (str): 'teacher' or 'student', for messages.
+
+    Attributes:
+        outputs (dict[str, Tensor]): By path, since :meth:`start`.
     """
 
     def __init__(self,
@@ -166,34 +186,39 @@ class Recorder:
         self.taps = taps
         self.owner = owner
         self.recording = False
-        self._outputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
         self._handles = []
         for path in sorted({p for tap in taps for p in tap.paths.values()}):
 
             def keep(module, args, output, path=path):
                 if self.recording:
-                    self._outputs[path] = output
+                    self.outputs[path] = output
 
             self._handles.append(
                 model.get_submodule(path).register_forward_hook(keep))
 
     def start(self) -> None:
         """Keep what comes from now on."""
-        self._outputs.clear()
+        self.outputs.clear()
         self.recording = True
 
     def stop(self, batch: int) -> Recording:
         """What came since :meth:`start`.
 
         Args:
-            batch (int): B, images in the batch. Outputs of T*B rows hold T
-                time steps, time-major.
+            batch (int): B, images in the batch. Outputs have T*B rows,
+                time-major.
 
         Raises:
-            ValueError: If a tap gave nothing, or no tensor of tokens.
+            ValueError: If a tap gave nothing, or no tensor of tokens, or
+                rows that are not time steps (windows of an image).
         """
         self.recording = False
-        outputs, self._outputs = self._outputs, {}
+        outputs, self.outputs = self.outputs, {}
+        return self.split(outputs, batch)
+
+    def split(self, outputs: dict[str, Tensor], batch: int) -> Recording:
+        """Outputs of the taps as tokens; see :meth:`stop`."""
         recording = Recording()
         for tap in self.taps:
             tensors, grid = {}, None
@@ -213,18 +238,22 @@ class Recorder:
                 parts: int) -> tuple[tuple[Tensor, ...], tuple | None]:
         """(T*B, parts * C, H, W) or (T*B, N, parts * C) to (B, heads, N, d).
         """
+        steps = tap.time_steps
         if not isinstance(x, Tensor) or x.dim() not in (3, 4) \
-                or len(x) % batch:
+                or len(x) != steps * batch:
             shape = tuple(getattr(x, 'shape', ())) or type(x).__name__
             raise ValueError(
                 f'the tap {path} of the {self.owner} gives {shape}; needed '
-                f'is (B, C, H, W) or (B, N, C), for {batch} images')
+                f'is (B, C, H, W) or (B, N, C), B = {steps * batch} for '
+                f'{batch} images and time_steps={steps}. Windows of an image '
+                f'cannot be compared; time steps are named in '
+                f'{self.owner}_taps')
         grid = None
         if x.dim() == 4:
             grid = tuple(x.shape[2:])
             x = x.flatten(2).transpose(1, 2)  # (T*B, N, C)
-        if len(x) != batch:
-            x = x.unflatten(0, (-1, batch)).mean(0)
+        if steps > 1:
+            x = x.unflatten(0, (steps, batch)).mean(0)
         x = x[:, tap.num_extra_tokens:]
         if x.shape[2] % (parts * tap.num_heads):
             raise ValueError(f'{x.shape[2]} channels of the tap {path} of '
@@ -238,7 +267,7 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._outputs.clear()
+        self.outputs.clear()
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..checkpoint import load_state_dict
+from ..checkpoint import check_finite, load_state_dict
 from ..convert import convert_reference_checkpoint, is_reference_checkpoint
 from ..launch import check_framework
 from ..utils import find_config
@@ -21,9 +21,9 @@ def build_teacher(teacher: str | dict, checkpoint: str | None) -> nn.Module:
     Args:
         teacher (str | dict): Path of a config of any of the three
             frameworks, or the dict of a model, or of a backbone alone.
-        checkpoint (str, optional): Its weights; see
-            :func:`mmqsdt.checkpoint.load_state_dict`. None if the model
-            itself says where they are (an init_cfg of type Pretrained).
+        checkpoint (str, optional): Its weights; see :func:`load_teacher`.
+            None if the model itself says where they are (an init_cfg of type
+            Pretrained, of the model or of parts of it).
 
     Raises:
         FileNotFoundError: If there is no such config or checkpoint.
@@ -31,21 +31,29 @@ def build_teacher(teacher: str | dict, checkpoint: str | None) -> nn.Module:
         TypeError: If the teacher is neither a path nor a dict.
         ValueError: If the checkpoint does not fill the teacher.
     """
+    model = build_network(teacher)
+    parts = [(model, checkpoint)] if checkpoint else _pretrained_parts(model)
+    for part, path in parts:
+        try:
+            load_teacher(part, path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'teacher: {error}; it is trained before the student') \
+                from None
+    model.eval()  # of some backbones it returns nothing
+    return model.requires_grad_(False)
+
+
+def build_network(teacher: str | dict) -> nn.Module:
+    """Build a teacher as it is before its weights are loaded.
+
+    Args:
+        teacher (str | dict): See :func:`build_teacher`.
+    """
     model_cfg, scope = _model_config(teacher)
     with torch.random.fork_rng(devices=[]), \
             MODELS.switch_scope_and_registry(scope) as registry:
-        model = registry.build(model_cfg)
-        if checkpoint is not None:
-            load_teacher(model, checkpoint)
-        elif "'Pretrained'" in repr(model_cfg):
-            model.init_weights()
-        else:
-            raise ValueError(
-                'the teacher has no weights: give a checkpoint, or an '
-                "init_cfg=dict(type='Pretrained', checkpoint=...) in its "
-                'model')
-    model.eval()  # of some backbones it returns nothing
-    return model.requires_grad_(False)
+        return registry.build(model_cfg)
 
 
 def _model_config(teacher: str | dict) -> tuple[dict, str | None]:
@@ -69,18 +77,42 @@ def _model_config(teacher: str | dict) -> tuple[dict, str | None]:
                     f'model, got {teacher!r}')
 
 
+def _pretrained_parts(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Parts of a model and the checkpoints that their init_cfg names.
+
+    Their own init_weights would only warn of a checkpoint that does not fit.
+    """
+    parts = []
+    for module in model.modules():
+        cfgs = getattr(module, 'init_cfg', None) or []
+        for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
+            if cfg.get('type') == 'Pretrained':
+                parts.append((module, cfg['checkpoint']))
+    if not parts:
+        raise ValueError(
+            'the teacher has no weights: give a checkpoint, or an '
+            "init_cfg=dict(type='Pretrained', checkpoint=...) in its model")
+    return parts
+
+
 def load_teacher(model: nn.Module, path: str) -> None:
     """Load a checkpoint; nothing the teacher needs may be missing.
 
     Args:
         model (nn.Module): A whole model, or a backbone, which takes the
             'backbone.' part of the checkpoint of a whole model.
-        path (str): See :func:`mmqsdt.checkpoint.load_state_dict`.
+        path (str): See :func:`mmqsdt.checkpoint.load_state_dict`; or packed
+            weights, see :func:`mmqsdt.load_packed`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If keys are missing, or shapes differ.
+        ValueError: If keys are missing, shapes differ, or a value is not
+            finite.
     """
+    from ..deploy.packing import is_packed, load_packed  # slow to import
+    if is_packed(path):
+        load_packed(model, path)
+        return
     state_dict = load_state_dict(path)
     if is_reference_checkpoint(state_dict):
         state_dict = convert_reference_checkpoint(state_dict)
@@ -94,6 +126,8 @@ def load_teacher(model: nn.Module, path: str) -> None:
         state_dict = part or state_dict
     _check_keys(own, state_dict, f'{path} does not fit the teacher '
                 f'({type(model).__name__})')
+    check_finite(path, {key: state_dict[key] for key in own},
+                 {key for key, _ in model.named_buffers()})
     model.load_state_dict(state_dict, strict=False)
 
 

@@ -65,6 +65,14 @@ def test_five_seeds_at_best():
     assert found.signed_rank == 0.0625
 
 
+def test_ties_and_equal_pairs():
+    """Ranks 1.5, 1.5, 3 of -1, 1, 2: as extreme are 6 of the 8 signs."""
+    found = compare(
+        runs(ann=[9., 11., 12., 10.], ielif=[10.] * 4), 'ann', 'ielif')
+    assert found.differences == [-1., 1., 2., 0.]
+    assert found.signed_rank == 0.75
+
+
 def test_equal_arms_do_not_differ():
     same = runs(ann=[5., 6.], ielif=[5., 6.])
     assert compare(same, 'ann', 'ielif').signed_rank == 1.

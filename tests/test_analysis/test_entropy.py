@@ -132,6 +132,16 @@ def test_bad_input_is_refused():
                       QSDTransformer(dict(ARCH, depths=(1, 1)), **ANN))
     with pytest.raises(ValueError, match='0 QSDTransformer backbones'):
         spike_entropy(torch.nn.Conv2d(3, 3, 1), batches())
+    with pytest.raises(ValueError, match='1 channels'):
+        spike_entropy(model, [torch.rand(1, 1, 32, 32)])
+    assert model.training  # and as it was before
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_both_networks_stay_in_their_mode():
+    model, teacher = QSDTransformer(ARCH).eval(), QSDTransformer(ARCH, **ANN)
+    spike_entropy(model, batches(), teacher)
+    assert not model.training and teacher.training
 
 
 def visualize(monkeypatch, *args) -> None:

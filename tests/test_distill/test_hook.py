@@ -14,11 +14,15 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmqsdt
 from mmqsdt import FGDistillHook, QSDTransformer
 from mmqsdt.checkpoint import load_state_dict
+from mmqsdt.deploy.packing import pack
+from mmqsdt.distill.hook import _is_channels_last
+from mmqsdt.integer_training import store_integers
 
 ROOT = Path(mmqsdt.get_config_path())
 ARCH = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1), num_heads=2)
@@ -42,6 +46,19 @@ class SmallClassifier(BaseModel):
             return logits
         return dict(
             loss=nn.functional.cross_entropy(logits, data_samples))
+
+
+@MODELS.register_module(force=True)
+class ThreeConvs(BaseModel):
+    """Something that compiles in no time."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Conv2d(3, width, 8, 8) for _ in 'qkv')
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        out = self.q(inputs) + self.k(inputs) + self.v(inputs)
+        return dict(loss=out.square().mean()) if mode == 'loss' else out
 
 
 class Images(torch.utils.data.Dataset):
@@ -80,7 +97,7 @@ def hook_cfg(path: str | None, **kwargs) -> dict:
 
 
 def make_runner(folder, hooks, iterations=2, model=STUDENT, resume=False,
-                images=None, **optim) -> Runner:
+                images=None, compile=False, **optim) -> Runner:
     """A runner without validation; the order of the images is fixed."""
     make_runner.count += 1
     return Runner(
@@ -101,6 +118,7 @@ def make_runner(folder, hooks, iterations=2, model=STUDENT, resume=False,
         randomness=dict(seed=0),
         resume=resume,
         log_level='ERROR',
+        cfg=dict(compile=compile),
         experiment_name=f'distill{make_runner.count}')
 
 
@@ -196,6 +214,22 @@ def test_trains_in_the_three_frameworks_and_the_loss_falls(
     assert saved.keys() == runner.model.state_dict().keys()
 
 
+@pytest.mark.parametrize('config', [
+    *(c.replace('_digits', '_fgd_digits') for c in TASKS),
+    'cls/qsdt_fgd_imagenet.py'])
+def test_configs_add_the_hook_and_name_what_the_teacher_wrote(config):
+    cfg = Config.fromfile(ROOT / config)
+    plain = Config.fromfile(ROOT / config.replace('_fgd', ''))
+    *others, hook = cfg.custom_hooks
+    assert others == plain.get('custom_hooks', [])
+    assert cfg.model == plain.model and cfg.train_cfg == plain.train_cfg
+    assert hook.type == 'mmqsdt.FGDistillHook'
+    train = Config.fromfile(ROOT.parent / hook.teacher).train_cfg
+    name = f'iter_{train.max_iters}' if 'max_iters' in train else \
+        f'epoch_{train.max_epochs}'
+    assert hook.checkpoint == f'work_dirs/{Path(hook.teacher).stem}/{name}.pth'
+
+
 # --- what it must leave alone ----------------------------------------------
 
 
@@ -256,6 +290,35 @@ def test_prediction_and_validation_are_not_touched(checkpoint):
     hook.after_train_iter(None, 0)
     assert set(model(**batch())) == {'loss'}  # a loss while validating
     assert not calls
+
+
+def hooks_on(model: nn.Module) -> int:
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks)
+        for m in model.modules())
+
+
+def test_a_training_that_was_interrupted_leaves_nothing_to_the_next(
+        checkpoint):
+    model = MODELS.build(STUDENT)
+    hook = attached(model, hook_cfg(checkpoint))
+    once = hooks_on(model)
+    hook.before_train(SimpleNamespace(model=model))
+    assert hooks_on(model) == once
+    hook.after_train(None)
+    assert not hooks_on(model)
+    assert hook.teacher is None
+
+
+def test_logits_are_kept_only_where_they_are_compared(checkpoint):
+    model = MODELS.build(STUDENT)
+    hook = attached(model, hook_cfg(
+        checkpoint, interval=2,
+        logit_loss=dict(type='mmqsdt.LogitDistillLoss')))
+    assert 'loss_logit' in model(**batch())
+    hook.before_train_iter(SimpleNamespace(iter=1), 1)
+    assert 'loss_logit' not in model(**batch())
+    assert not hook._logits
 
 
 # --- schedules, resume, AMP, accumulation, recomputation, DDP --------------
@@ -336,6 +399,70 @@ def test_recomputed_blocks_give_the_same_gradients(checkpoint):
         assert (found is None) == (expected is None)
         if expected is not None:
             assert torch.equal(found, expected), name
+
+
+@pytest.mark.parametrize('kernels', [False, True])
+def test_stored_integers_give_the_same_loss(kernels, checkpoint):
+    found = []
+    for integers in (False, True):
+        torch.manual_seed(0)
+        model = MODELS.build(STUDENT).train()
+        if integers:
+            store_integers(model, kernels)
+        attached(model, hook_cfg(checkpoint))
+        loss = model(**batch())['loss_fgd']
+        loss.backward()
+        found.append((loss, *(p.grad for p in model.parameters()
+                              if p.grad is not None)))
+    assert len(found[0]) == len(found[1]) > 20
+    # Kernels run in channels_last only, which this model is not in.
+    assert all(map(torch.equal, *found))
+
+
+def test_the_teacher_runs_in_the_format_of_the_student(checkpoint):
+    model = MODELS.build(STUDENT)
+    assert not _is_channels_last(attached(model, hook_cfg(checkpoint)).teacher)
+    model.to(memory_format=torch.channels_last)
+    hook = attached(model, hook_cfg(checkpoint))
+    maps = []
+    hook.teacher.backbone.stages[2].register_forward_hook(
+        lambda module, args, output: maps.append(output))
+    model(**batch())
+    assert maps[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_compiled_training_is_the_same(tmp_path):
+    teacher = dict(type='ThreeConvs', width=6)
+    taps = dict(q='q', k='k', v='v', num_heads=2)
+    hook = hook_cfg(
+        save(teacher, tmp_path / 'teacher.pth'), teacher=teacher,
+        student_taps=taps, teacher_taps=taps, interval=2)
+    found = []
+    for compiled in (False, dict(backend='eager')):
+        counters.clear()
+        runner = make_runner(
+            tmp_path / str(bool(compiled)), [hook],
+            model=dict(type='ThreeConvs'), compile=compiled)
+        runner.train()
+        assert bool(counters['stats']) == bool(compiled)
+        found.append((history(runner), runner.model.state_dict()))
+    assert found[0][0] == found[1][0] and len(found[0][0]) == 1
+    for key, expected in found[0][1].items():
+        assert torch.equal(found[1][1][key], expected), key
+
+
+def test_two_teachers_add_up(tmp_path, checkpoint):
+    other = save(TEACHER, tmp_path / 'other.pth', seed=2)
+
+    def loss(*checkpoints: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = MODELS.build(STUDENT)
+        for path in checkpoints:
+            attached(model, hook_cfg(path))
+        return model(**batch())['loss_fgd']
+
+    assert loss(checkpoint) != loss(other)
+    assert loss(checkpoint, other) == loss(other) + loss(checkpoint)
 
 
 def _distributed(rank: int, folder: str, checkpoint: str) -> None:
@@ -439,6 +566,18 @@ def test_init_cfg_of_the_teacher_serves_as_checkpoint(checkpoint):
         assert torch.equal(value, expected[f'backbone.{key}'])
 
 
+def test_packed_weights_serve_as_checkpoint(tmp_path):
+    """Of a teacher with more bits, say."""
+    cfg = dict(STUDENT, weight_bits=8)
+    teacher = MODELS.build(cfg).eval()
+    pack(teacher, str(tmp_path / 'teacher.safetensors'), 'no config')
+    model = MODELS.build(STUDENT)
+    hook = attached(model, hook_cfg(
+        str(tmp_path / 'teacher.safetensors'), teacher=cfg))
+    images = batch()['inputs']
+    assert torch.equal(hook.teacher(images), teacher(images))
+
+
 def test_student_starts_from_the_weights_of_the_teacher(checkpoint):
     """Float weights load; every step size is derived from them."""
     model = QSDTransformer(ARCH, init_cfg=dict(
@@ -457,6 +596,27 @@ def test_student_starts_from_the_weights_of_the_teacher(checkpoint):
     assert steps > 20
 
 
+def test_init_cfg_of_a_whole_student_loads_its_head_too(tmp_path):
+    models = pytest.importorskip('mmpretrain.models')
+    teacher, student = (
+        Config.fromfile(ROOT / f'cls/{name}.py').model
+        for name in ('qsdt-ann_digits', 'qsdt_digits'))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        path = save(teacher, tmp_path / 'teacher.pth')
+        student.init_cfg = dict(type='Pretrained', checkpoint=path)
+        model = models.build_classifier(student)
+        model.init_weights()
+    expected = load_state_dict(path)
+    for key, value in model.state_dict().items():
+        if key.endswith('step_size'):
+            weight = expected[f'{key[:-9]}weight']
+            start = 2 * weight.abs().mean() / 7**0.5
+            torch.testing.assert_close(value, start.expand_as(value))
+        else:
+            assert torch.equal(value, expected[key]), key
+    assert model.head.fc.step_size.any()
+
+
 # --- bad input: one clear error when training starts -----------------------
 
 
@@ -466,7 +626,8 @@ def test_student_starts_from_the_weights_of_the_teacher(checkpoint):
      'teacher is the student'),
     (dict(teacher='nowhere.py'), FileNotFoundError, 'teacher: no config at'),
     (dict(teacher=dict(arch='tiny')), TypeError, 'dict of a model'),
-    (dict(checkpoint='nowhere.pth'), FileNotFoundError, 'no checkpoint at'),
+    (dict(checkpoint='nowhere.pth'), FileNotFoundError,
+     'teacher: no checkpoint at nowhere.pth; it is trained before'),
     (dict(checkpoint=None), ValueError, 'teacher has no weights'),
     (dict(teacher=dict(TEACHER, arch=dict(ARCH, depths=(2, 1)))), ValueError,
      'teacher has 3 attention layers, the student 2'),
@@ -509,6 +670,28 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, checkpoint):
     refused('1 of .* keys are missing, e.g. head.weight', shorter)
     refused('head.weight is .* in the file',
             dict(state_dict, **{'head.weight': torch.zeros(9, 9)}))
+    refused('1 of .* values of head.bias are not finite',
+            dict(state_dict, **{
+                'head.bias': torch.tensor([0., 0., 0., float('nan')])}))
+
+
+def test_an_init_cfg_that_does_not_fit_is_refused(tmp_path):
+    """mmengine itself would only warn."""
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / 'other.pth')
+    teacher = dict(TEACHER, init_cfg=dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'other.pth')))
+    with pytest.raises(ValueError, match='no key matches'):
+        attached(MODELS.build(STUDENT), hook_cfg(None, teacher=teacher))
+
+
+def test_a_student_that_could_not_learn_is_refused(checkpoint):
+    model = MODELS.build(dict(STUDENT, frozen_stages=4)).train()
+    attached(model, hook_cfg(checkpoint, start=1000))
+    with pytest.raises(ValueError, match='nothing would learn'):
+        model(**batch())
+    model = MODELS.build(dict(STUDENT, frozen_stages=3)).train()
+    attached(model, hook_cfg(checkpoint))
+    model(**batch())['loss_fgd'].backward()  # stage 4 learns
 
 
 @pytest.mark.parametrize('teacher, more, message', [

@@ -83,6 +83,14 @@ def test_silent_spikes():
     assert not student.grad.any()
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('side', [0, 1])
+def test_what_is_not_finite_is_not_near(value, side):
+    both = torch.rand(2, 1, 3, 9, 4)
+    both[side, 0, 1, 2, 3] = value
+    assert fgd_distance(*both).isnan().tolist() == [[False, True, False]]
+
+
 @pytest.mark.parametrize('scale', [1., 3., 1e-12, 1e12])
 def test_the_same_tokens_at_any_scale_are_at_distance_zero(scale):
     teacher = torch.rand(2, 3, 50, 8)

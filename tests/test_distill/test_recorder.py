@@ -82,6 +82,7 @@ def test_a_list_of_paths_chooses_and_orders_layers():
     (dict(), 'must name q, k, v, or qkv'),
     (dict(q='0', qkv='0'), 'must name q, k, v, or qkv'),
     (dict(q='0', heads=2), 'must name q, k, v, or qkv'),
+    (dict(q=[]), 'q of teacher_taps is an empty list'),
     (dict(q='9'), "q='9' of teacher_taps matches no module"),
     (dict(q='*', k='0'), "different numbers of modules: {'q': 2, 'k': 1}"),
     (dict(q='0'), 'must give num_heads'),
@@ -107,6 +108,28 @@ def test_outputs_that_are_no_tokens_are_refused(layer, heads, message):
         record(model, Recorder(model, taps, 'student'), x)
 
 
+def test_rows_that_are_no_time_steps_are_refused():
+    """Such as the windows of a Swin transformer, or T that nobody named."""
+    model = nn.Sequential(nn.Flatten(0, 1))
+    x = torch.rand(2, 3, 9, 4)
+    taps = dict(q='0', num_heads=1)
+    with pytest.raises(ValueError, match='for 2 images and time_steps=1'):
+        record(model, Recorder(model, find_taps(model, taps)), x)
+    taps = find_taps(model, dict(taps, time_steps=3))
+    found = record(model, Recorder(model, taps), x).tensors[0]['q']
+    expected = x.flatten(0, 1).unflatten(0, (3, 2)).mean(0)  # time-major
+    assert torch.equal(found, expected[:, None])
+
+
+def test_named_taps_of_a_qsd_transformer_know_its_time_steps():
+    model = nn.Module()
+    model.backbone = QSDTransformer(ARCH, time_steps=3)
+    for name in 'q_neuron', 'q_conv':
+        taps = find_taps(model, dict(q=f'backbone.*.{name}'))
+        assert [tap.time_steps for tap in taps] == [3] * 3
+    assert [tap.time_steps for tap in find_taps(model)] == [3] * 3
+
+
 def test_a_tap_that_does_not_run_is_refused():
     model = nn.ModuleDict(dict(used=nn.Conv2d(3, 4, 1), idle=nn.ReLU()))
     recorder = Recorder(model, find_taps(
@@ -119,10 +142,10 @@ def test_nothing_is_kept_unless_asked_for_and_close_takes_the_hooks_off():
     model = nn.Sequential(nn.Conv2d(3, 4, 1))
     recorder = Recorder(model, find_taps(model, dict(q='0', num_heads=2)))
     model(torch.rand(1, 3, 2, 2))
-    assert not recorder._outputs
+    assert not recorder.outputs
     recorder.start()
     model(torch.rand(1, 3, 2, 2))
     recorder.stop(1)
-    assert not recorder._outputs
+    assert not recorder.outputs
     recorder.close()
     assert not model[0]._forward_hooks

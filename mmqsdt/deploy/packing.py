@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..layers import LSQWeight
+from ..reliability.atomic import write_atomically
 from .fold import FoldedLayer
 
 FORMAT, VERSION = 'mmqsdt-packed', '1'
@@ -167,6 +168,7 @@ def pack(model: nn.Module,
         ValueError: If no weight is quantised, the codes of a layer would
             not come back (a weight that is not finite, a half-precision
             one), or the model is in integer or spike form.
+        OSError: If the file cannot be written; an older one stays.
     """
     if any(isinstance(m, FoldedLayer) for m in model.modules()):
         raise ValueError('pack the float form: integer and spike form are '
@@ -199,8 +201,7 @@ def pack(model: nn.Module,
         config=config,
         layers=json.dumps(layers, separators=(',', ':')))
     metadata['sha256'] = _checksum(tensors, metadata)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata)
+    write_atomically(path, save(tensors, metadata))
     stored = sum(v.numel() * v.element_size() for v in tensors.values())
     return PackedSize(
         file=Path(path).stat().st_size,

@@ -29,7 +29,8 @@ def to_integer(model: nn.Module) -> nn.Module:
             model itself is not changed; it may be in training mode.
 
     Returns:
-        nn.Module: In eval mode, of the same class, with the same forward.
+        nn.Module: In eval mode, of the same class, with the same forward;
+        it records no gradients.
 
     Raises:
         ValueError: If the model is not a spiking one, is converted already,
@@ -130,7 +131,7 @@ def convert(
             neuron.amplitude = 1.
         if encoding != 'count':
             replaced[neuron] = SlotNeuron(neuron, encoding)
-    return replace_modules(model, replaced).eval()
+    return replace_modules(model, replaced).eval().requires_grad_(False)
 
 
 def check_convertible(model: nn.Module) -> None:

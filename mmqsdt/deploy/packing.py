@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..checkpoint import check_finite
 from ..layers import LSQWeight
 from ..reliability.atomic import write_atomically
 from .fold import FoldedLayer
@@ -339,7 +340,8 @@ def load_packed(model: nn.Module, path: str) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not intact, or of another model.
+        ValueError: If the file is not intact, of another model, or has
+            values that are not finite.
     """
     state_dict, metadata = read_packed(path)
     own = model.state_dict()
@@ -361,6 +363,7 @@ def load_packed(model: nn.Module, path: str) -> None:
             f'{path} was packed from another model than this '
             f'{type(model).__name__} ({len(differences)} differences). '
             f'First: {differences[0]}')
+    check_finite(path, state_dict, {k for k, _ in model.named_buffers()})
     for name in theirs:
         weight, step = _key(name, 'weight'), _key(name, 'step_size')
         state_dict[weight] = latent_weight(state_dict[weight],

@@ -200,6 +200,8 @@ def test_a_copy_of_the_same_class_and_forward(task, build, inputs, convert):
     assert model.training  # as it was
     assert not any(m.training for m in other.modules())
     assert not any(isinstance(m, LSQConv2d) for m in other.modules())
+    assert not any(p.requires_grad for p in other.parameters())
+    assert all(p.requires_grad for p in model.parameters())
     after = model.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
     amplitudes = {m.amplitude for m in model.modules() if isinstance(m, IELIF)}

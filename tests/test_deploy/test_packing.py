@@ -428,6 +428,12 @@ def test_forged_files_are_refused(packed, change, reason):
         load_packed(net(), packed)
 
 
+def test_values_that_are_not_finite_are_refused(packed):
+    forge(packed, lambda t, x: t['norm.bias'].fill_(float('nan')))
+    with pytest.raises(ValueError, match=r'values of norm\.bias are not fin'):
+        load_packed(net(), packed)
+
+
 def huffman_coded(tensors: dict, layers: dict) -> None:
     """Have the codes of fc as a zlib stream, smaller or not."""
     assert layers['fc']['coding'] == 'plain'

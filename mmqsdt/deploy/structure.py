@@ -127,15 +127,17 @@ def find_layers(model: nn.Module) -> dict[str, WeightLayer]:
         if module in seen:
             return
         seen.add(module)
-        kind = _known_kind(module)
-        for entry in unit_layers(module):
+        kind, entries = _known_kind(module), unit_layers(module)
+        for entry in entries:
             known = found.setdefault(entry.layer, entry)
             if known != entry:
                 raise ValueError(
                     f'a {type(module).__name__} shares a weight layer with '
                     'another unit, but not its neuron and norms: they cannot '
                     'be folded into one scale')
-        if kind is object:
+        # A head has units beside its linear layer; an attention without
+        # neurons is none itself.
+        if kind is object or not entries:
             for child in module.children():
                 visit(child, seen)
         elif type(module).forward is not kind.forward:

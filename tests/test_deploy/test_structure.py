@@ -53,6 +53,13 @@ def test_what_attention_and_sep_conv_read(inner_neurons):
     assert found == expected
 
 
+def test_attention_without_neurons_has_its_rep_convs():
+    attn = SpikeAttention(8, 2, dict(type='ReLU'))
+    layers = find_layers(attn)
+    assert all(entry.neuron is None for entry in layers.values())
+    assert layers['q_conv.pointwise2'].norms == (attn.q_conv.norm, )
+
+
 class Head(nn.Module):
     """A neuron and the linear layer it feeds, behind a unit."""
 

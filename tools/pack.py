@@ -5,7 +5,7 @@
 """
 
 import argparse
-from pathlib import Path
+from io import BytesIO
 
 import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
 import torch
@@ -13,6 +13,7 @@ from mmengine.config import DictAction
 
 from mmqsdt.deploy import build_model, load_packed, load_weights, pack
 from mmqsdt.launch import check_framework, find_checkpoint, load_config
+from mmqsdt.reliability.atomic import write_atomically
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,13 +51,16 @@ def main() -> None:
         model = build_model(cfg)
         if args.unpack:
             load_packed(model, src)
-            Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
-            torch.save(dict(state_dict=model.state_dict()), args.dst)
+            content = BytesIO()
+            torch.save(dict(state_dict=model.state_dict()), content)
+            write_atomically(args.dst, content.getbuffer())
         else:
             load_weights(model, src)
             print(pack(model, args.dst, cfg.pretty_text, args.huffman))
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
+    except KeyError as error:
         raise SystemExit(error.args[0]) from None
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
     print(f'written: {args.dst}')
 
 

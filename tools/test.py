@@ -88,8 +88,10 @@ def main() -> None:
         if args.double:
             use_double(runner.model)
         convert(runner, args.inference, args.encoding or ENCODINGS[0])
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
+    except KeyError as error:
         raise SystemExit(error.args[0]) from None
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     with name_lost_workers():

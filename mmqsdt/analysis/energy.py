@@ -7,7 +7,8 @@ real values (the stem, stock layers, and in the published architecture the
 inner convs of RepConv and the last 1x1 of SepConv) always counts as MAC.
 Measures:
 
-- ann: the ANN counterpart, the same graph with every product a MAC.
+- ann: the ANN counterpart, the same graph with every product a MAC. It has
+  no time steps: it sees a picture once, and each frame of a sequence.
 - formula: the field's formula. A layer that reads spikes costs
   :math:`E_{AC} \cdot MACs \cdot \bar C` with the mean spike count
   :math:`\bar C` of its neuron, and q (k^T v) costs
@@ -17,10 +18,11 @@ Measures:
   layers read real values: RepConv is taken as merged into one 3x3 conv over
   spikes, and the last 1x1 of SepConv as reading the spikes before it. Its
   ANN counterpart, ann_as_published, has the merged convs too.
-- counted_<encoding>: accumulations counted one by one on the spike form, by
-  SpikingJelly's ``SynOpCounter``: one for every spike and every weight it
-  meets, zero weights too, none in the padding; in k^T v one for every pair
-  of spikes that meet.
+- counted_<encoding>: accumulations counted one by one on the spike form, of
+  convs and linear layers by SpikingJelly's ``SynOpCounter``: one for every
+  spike and every weight it meets, zero weights too, none in the padding; in
+  k^T v one for every pair of spikes that meet, in q (k^T v) one for every
+  spike of q and every channel of v.
 - bits_<encoding>: those, each in proportion to its width,
   :math:`E_{AC} \cdot AC \cdot b_w / 32 + E_{MAC} \cdot MAC \cdot b_w b_a /
   32^2`, with binary spikes, real-valued activations of :math:`b_a = 32`, and
@@ -45,17 +47,24 @@ from spikingjelly.activation_based.op_counter import (
     DispatchCounterMode,
     SynOpCounter,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..deploy.describe import LayerDescription, describe
 from ..deploy.forms import check_convertible, to_spikes
-from ..deploy.spikes import ENCODINGS, spiking_neurons
+from ..deploy.spikes import (
+    ENCODINGS,
+    SlotProduct,
+    spiking_neurons,
+    split_slots,
+)
 from ..deploy.structure import find_layers
 from ..layers import RepConv, SepConv, SpikeAttention, SpikingNeuron
+from ..models.backbones.qsd_transformer import QSDTransformer
 from .firing import FiringRate, recorded_firing_rates
 
 OTHER = 'other products'
+aten = torch.ops.aten
 
 
 @dataclass
@@ -92,6 +101,8 @@ class LayerEnergy:
             :class:`mmqsdt.deploy.LayerDescription`.
         macs (float): Multiply-accumulates of the dense layer, padding
             included.
+        ann_macs (float): The same of the ANN counterpart; fewer if a
+            picture is repeated over time.
         firing_rate (float, optional): Mean count / D of what it reads; of
             q, k and v together for their product.
         share_nonzero (float, optional): Share of elements that fire, of the
@@ -110,6 +121,7 @@ class LayerEnergy:
     bits: int | None
     operation: str
     macs: float = 0.
+    ann_macs: float = 0.
     firing_rate: float | None = None
     share_nonzero: float | None = None
     synaptic_operations: float = 0.
@@ -263,6 +275,12 @@ def _count_dense(model: nn.Module, batches: list,
         rows[_join(name, 'product')].macs = flops[name] / 2 - inside
     rows[OTHER].macs = counter.get_total_flops() / 2 - sum(
         row.macs for row in rows.values())
+    for row in rows.values():
+        row.ann_macs = row.macs
+    for path, steps in _repeated_pictures(model, batches[0]).items():
+        for name, row in rows.items():
+            if name.startswith(_join(path, '')):
+                row.ann_macs = row.macs / steps
 
     paths = {neuron: name for name, neuron in spiking_neurons(model).items()}
     for name, layer in find_layers(model).items():
@@ -278,6 +296,16 @@ def _count_dense(model: nn.Module, batches: list,
         # k^T v and q (k^T v) have half of the MACs each.
         row.synaptic_operations = row.macs / 2 * (
             k.mean_count * v.mean_count + q.mean_count)
+
+
+def _repeated_pictures(model: nn.Module, batch) -> dict[str, int]:
+    """Paths of backbones that see a picture T times -> T."""
+    images = batch['inputs'] if isinstance(batch, Mapping) else batch
+    return {
+        name: module.time_steps
+        for name, module in model.named_modules()
+        if isinstance(module, QSDTransformer) and images[0].dim() == 3
+    }
 
 
 def _by_module(counts: Mapping[str, Mapping],
@@ -324,15 +352,58 @@ def _count_slots(model: nn.Module, batches: list, rows: dict[str, LayerEnergy],
     spikes by their values, and a real-valued map can happen to be all zero.
     """
     model = to_spikes(model, encoding)
-    counter = SynOpCounter()
+    products: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, SlotProduct):
+            products[name] = 0
+
+            def count(module, args, name=name):
+                products[name] += _product_operations(module, *args)
+
+            module.register_forward_pre_hook(count)
+    counter = _spike_counter()
     with DispatchCounterMode([counter]):
         _run(model, batches)
-    counts = _by_module(counter.get_counts(), model)
+    counts = _by_module(counter.get_counts(), model) | products
     for name, row in rows.items():
         spikes = row.reads == 'spike'
         row.counted[encoding] = dict(
             ac=float(counts[name]) if spikes else 0.,
             mac=0. if spikes else row.macs)
+
+
+def _spike_counter() -> SynOpCounter:
+    """SpikingJelly's, told that weights are no spikes.
+
+    By itself it takes all that holds only zeros and ones for spikes, and
+    then counts pairs of them. The codes of a small layer can be like that;
+    and so can a sparse k^T v, hence :func:`_product_operations`.
+    """
+    counter = SynOpCounter()
+    for operation, place in ((aten.convolution.default, 1),
+                             (aten.mm.default, 1), (aten.bmm.default, 1),
+                             (aten.addmm.default, 2)):
+
+        def rule(args, kwargs, out, place=place,
+                 known=counter.rules[operation]):
+            args = list(args)
+            args[place] = torch.full_like(args[place], 2)  # neither 0 nor 1
+            return known(args, kwargs, out)
+
+        counter.rules[operation] = rule
+    return counter
+
+
+def _product_operations(product: SlotProduct, q: Tensor, k: Tensor,
+                        v: Tensor) -> int:
+    """Accumulations of q (k^T v), from slots as the product reads them."""
+    k, v = (
+        split_slots(x, len(weights)).double().sum(0).unflatten(
+            1, (product.num_heads, -1)).sum(2)
+        for x, weights in zip((k, v), product.weights[1:])
+    )  # spikes of a token and head, (T*B, heads, H, W)
+    width = q.shape[1] // product.num_heads
+    return int((k * v).sum()) + int(q.double().sum()) * width
 
 
 def _published_operations(
@@ -347,14 +418,15 @@ def _published_operations(
             if first.reads == 'spike' and inner[0].reads == 'real':
                 # C x C weights become C x C x 3 x 3, over the same spikes.
                 operations[first.name] = (9 * first.synaptic_operations, 0,
-                                          9 * first.macs)
+                                          9 * first.ann_macs)
                 operations.update((x.name, (0, 0, 0)) for x in inner)
         elif isinstance(module, SepConv):
             spikes, last = (
                 rows[_join(name, x)] for x in ('depthwise', 'project'))
             if spikes.reads == 'spike' and last.reads == 'real':
                 mean_count = spikes.firing_rate * spikes.levels
-                operations[last.name] = (last.macs * mean_count, 0, last.macs)
+                operations[last.name] = (last.macs * mean_count, 0,
+                                         last.ann_macs)
     return operations
 
 
@@ -362,12 +434,13 @@ def _finish(row: LayerEnergy, published: tuple[float, float, float] | None,
             images: int, costs: EnergyCosts) -> None:
     """From sums over all images to means, from operations to energy."""
     dense = row.macs if row.reads == 'real' else 0
-    published = published or (row.synaptic_operations, dense, row.macs)
+    published = published or (row.synaptic_operations, dense, row.ann_macs)
     ac, mac, ann_mac = (count / images for count in published)
     row.macs /= images
+    row.ann_macs /= images
     row.synaptic_operations /= images
     row.energy = dict(
-        ann=costs.millijoule(0, row.macs),
+        ann=costs.millijoule(0, row.ann_macs),
         ann_as_published=costs.millijoule(0, ann_mac),
         formula=costs.millijoule(row.synaptic_operations, dense / images),
         as_published=costs.millijoule(ac, mac))

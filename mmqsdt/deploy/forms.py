@@ -8,7 +8,7 @@ from torch import nn
 from ..layers import SpikeAttention, SpikingNeuron
 from .fold import FoldedLayer, fold
 from .spikes import ENCODINGS, SlotAttention, SlotNeuron
-from .structure import WeightLayer, find_layers
+from .structure import WeightLayer, find_layers, unit_layers
 
 FORMS = ('float', 'integer', 'fast', 'spikes')
 
@@ -29,7 +29,8 @@ def to_integer(model: nn.Module) -> nn.Module:
             model itself is not changed; it may be in training mode.
 
     Returns:
-        nn.Module: In eval mode, of the same class, with the same forward.
+        nn.Module: In eval mode, of the same class, with the same forward;
+        it records no gradients.
 
     Raises:
         ValueError: If the model is not a spiking one, is converted already,
@@ -119,6 +120,7 @@ def convert(
     if not neurons:
         raise ValueError('no weight layer of this model reads spikes, as far '
                          'as mmqsdt.deploy.structure knows its units')
+    check_readers(model, neurons)
     for module in model.modules():
         if isinstance(module, SpikeAttention) and module.neuron in neurons:
             replaced[module] = SlotAttention(module, encoding)
@@ -129,7 +131,7 @@ def convert(
             neuron.amplitude = 1.
         if encoding != 'count':
             replaced[neuron] = SlotNeuron(neuron, encoding)
-    return replace_modules(model, replaced).eval()
+    return replace_modules(model, replaced).eval().requires_grad_(False)
 
 
 def check_convertible(model: nn.Module) -> None:
@@ -148,6 +150,24 @@ def check_convertible(model: nn.Module) -> None:
             'not a spiking model: it has no neuron such as IELIF, only '
             "activations. Build it with neuron=dict(type='mmqsdt.IELIF'); an "
             'ANN counterpart has a float form only')
+
+
+def check_readers(model: nn.Module, neurons: set[SpikingNeuron]) -> None:
+    """Refuse neurons whose spikes something else would read as well.
+
+    It would get counts, or slots, for spikes of the neuron's amplitude.
+
+    Raises:
+        ValueError: If one of these neurons also stands outside known units.
+    """
+    for name, module in model.named_modules():
+        shared = neurons.intersection(module.children())
+        if shared and not unit_layers(module):
+            child = next(k for k, v in module.named_children() if v in shared)
+            path = f'{name}.{child}'.removeprefix('.')
+            raise ValueError(
+                f'{path} is the neuron of a unit too; what reads it here '
+                'would get counts for spikes. Give it a neuron of its own')
 
 
 def replace_modules(module: nn.Module,

@@ -29,10 +29,12 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..checkpoint import check_finite
 from ..layers import LSQWeight
+from ..reliability.atomic import write_atomically
 from .fold import FoldedLayer
 
 FORMAT, VERSION = 'mmqsdt-packed', '1'
@@ -167,6 +169,7 @@ def pack(model: nn.Module,
         ValueError: If no weight is quantised, the codes of a layer would
             not come back (a weight that is not finite, a half-precision
             one), or the model is in integer or spike form.
+        OSError: If the file cannot be written; an older one stays.
     """
     if any(isinstance(m, FoldedLayer) for m in model.modules()):
         raise ValueError('pack the float form: integer and spike form are '
@@ -199,8 +202,7 @@ def pack(model: nn.Module,
         config=config,
         layers=json.dumps(layers, separators=(',', ':')))
     metadata['sha256'] = _checksum(tensors, metadata)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata)
+    write_atomically(path, save(tensors, metadata))
     stored = sum(v.numel() * v.element_size() for v in tensors.values())
     return PackedSize(
         file=Path(path).stat().st_size,
@@ -338,7 +340,8 @@ def load_packed(model: nn.Module, path: str) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not intact, or of another model.
+        ValueError: If the file is not intact, of another model, or has
+            values that are not finite.
     """
     state_dict, metadata = read_packed(path)
     own = model.state_dict()
@@ -360,6 +363,7 @@ def load_packed(model: nn.Module, path: str) -> None:
             f'{path} was packed from another model than this '
             f'{type(model).__name__} ({len(differences)} differences). '
             f'First: {differences[0]}')
+    check_finite(path, state_dict, {k for k, _ in model.named_buffers()})
     for name in theirs:
         weight, step = _key(name, 'weight'), _key(name, 'step_size')
         state_dict[weight] = latent_weight(state_dict[weight],

@@ -107,13 +107,19 @@ def _spike_attention(unit: SpikeAttention) -> list[WeightLayer]:
     ]
 
 
+def _known_kind(unit: nn.Module) -> type:
+    """The registered class of a unit; object if its class tells nothing."""
+    return next(c for c in type(unit).__mro__ if c in unit_layers.registry)
+
+
 def find_layers(model: nn.Module) -> dict[str, WeightLayer]:
     """Every LSQ layer of a model by its path, in the order of the model.
 
     LSQ layers outside any known unit count as reading real values.
 
     Raises:
-        ValueError: If two units share a layer but not what surrounds it.
+        ValueError: If two units share a layer but not what surrounds it, or
+            a unit has a forward of its own.
     """
     found: dict[nn.Module, WeightLayer] = {}
 
@@ -121,7 +127,7 @@ def find_layers(model: nn.Module) -> dict[str, WeightLayer]:
         if module in seen:
             return
         seen.add(module)
-        entries = unit_layers(module)
+        kind, entries = _known_kind(module), unit_layers(module)
         for entry in entries:
             known = found.setdefault(entry.layer, entry)
             if known != entry:
@@ -129,9 +135,17 @@ def find_layers(model: nn.Module) -> dict[str, WeightLayer]:
                     f'a {type(module).__name__} shares a weight layer with '
                     'another unit, but not its neuron and norms: they cannot '
                     'be folded into one scale')
-        if not entries:
+        # A head has units beside its linear layer; an attention without
+        # neurons is none itself.
+        if kind is object or not entries:
             for child in module.children():
                 visit(child, seen)
+        elif type(module).forward is not kind.forward:
+            raise ValueError(
+                f'{type(module).__name__} is a {kind.__name__} with a '
+                'forward of its own, of which it is not known what its '
+                'layers read; tell it by mmqsdt.deploy.structure.unit_layers.'
+                'register, or derive it from nn.Module')
 
     visit(model, set())
     layers = {}

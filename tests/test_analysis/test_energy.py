@@ -24,10 +24,12 @@ from mmqsdt.analysis.energy import (
 )
 from mmqsdt.analysis.energy_plot import plot_energy
 from mmqsdt.analysis.energy_table import layer_table, total_table
+from mmqsdt.analysis.firing import recorded_firing_rates
 from mmqsdt.deploy import describe, to_integer, to_spikes
 from mmqsdt.deploy.fold import FoldedConv2d
 from mmqsdt.deploy.spikes import SlotProduct
 from mmqsdt.layers import ConvUnit, SepConv, SpikeAttention
+from mmqsdt.models.spike_units import SpikeLinear
 
 IE_LIF = dict(type='mmqsdt.IELIF')
 ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
@@ -139,6 +141,40 @@ def test_real_values_cost_a_mac_even_if_they_are_all_zero():
                                 [torch.zeros(1, 1, 3, 3)]).layers
     assert stem.counted['thermometer'] == dict(ac=0, mac=STEM_MAC)
     assert conv.counted['thermometer'] == dict(ac=0, mac=0)
+
+
+@pytest.mark.parametrize('levels', [1, 3, 7, 8])
+def test_slots_of_other_neurons_by_hand(levels):
+    model = ConvUnit(1, 5, 1, dict(IE_LIF, levels=levels)).eval()
+    counts = range(levels + 1)
+    layer, = measure_energy(
+        model, [.25 * torch.tensor([[[list(counts)]]], dtype=torch.float)]
+    ).layers
+    assert layer.levels == levels and layer.firing_rate == .5
+    assert layer.share_nonzero == pytest.approx(levels / (levels + 1))
+    assert layer.synaptic_operations == pytest.approx(5 * sum(counts))
+    assert layer.counted['thermometer']['ac'] == 5 * sum(counts)
+    assert layer.counted['bitwise']['ac'] == 5 * sum(
+        c.bit_count() for c in counts)
+
+
+@pytest.mark.parametrize('unit, shape', [
+    (lambda: ConvUnit(2, 3, 3, IE_LIF, 2), (1, 2, 5, 5)),
+    (lambda: SpikeLinear(8, 3, IE_LIF, 2), (4, 8)),
+    (lambda: SpikeLinear(8, 3, IE_LIF, 2), (2, 4, 8)),
+], ids=['conv', 'linear', 'linear over tokens'])
+def test_weights_of_zeros_and_ones_are_no_spikes(unit, shape):
+    model = unit().eval()
+    layer = model.conv if hasattr(model, 'conv') else model.fc
+    with torch.no_grad():
+        layer.weight.abs_()
+    assert layer.integer_weight().unique().tolist() == [0, 1]
+    x = torch.rand(shape)
+    counts, ones = model.neuron(x) * 4, torch.ones_like(layer.weight)
+    expected = F.conv2d(counts, ones, padding=1) if len(shape) == 4 else \
+        counts @ ones.t()
+    counted = measure_energy(model, [x]).layers[0].counted['thermometer']
+    assert counted['ac'] == expected.sum() / len(x) > 0
 
 
 def test_time_steps_add_up():
@@ -268,6 +304,19 @@ def test_synaptic_operations_of_attention_by_brute_force():
         sum(counts.values()) / 3 / 4)
 
 
+def test_every_spike_of_q_meets_all_of_a_sparse_k_v():
+    """Zeros in k^T v count like other weights, in a batch or alone."""
+    model = as_if_trained(SpikeAttention(16, 2))
+    nn.init.constant_(model.v_norm.bias, -99.)
+    x = torch.randn(2, 16, 4, 4)
+    with recorded_firing_rates(model) as rates:
+        model(x)
+    assert rates['v_neuron'].spikes == 0 < rates['q_neuron'].spikes
+    product = by_name(measure_energy(model, [x]))['product']
+    assert product.counted['thermometer']['ac'] == \
+        rates['q_neuron'].spikes * 8 / 2  # channels of a head; images
+
+
 # The ANN counterpart, by another count on another model.
 
 
@@ -328,6 +377,23 @@ def test_ann_counterpart_by_pytorchs_count(task):
         cls={'backbone', 'head'},
         seg={'backbone', 'neck', 'decode_head'})
     assert set(report.totals()) == {*parts[task], 'total'}
+
+
+def test_the_ann_counterpart_sees_a_picture_once():
+    """And each frame of a sequence."""
+    picture, frames = torch.randn(1, 3, 32, 32), torch.randn(1, 2, 3, 32, 32)
+    trunk = backbone(time_steps=2)
+    once = measure_energy(backbone(), [picture]).totals()['total']
+    for x, times in ((picture, 1), (frames, 2)):
+        report = measure_energy(trunk, [x])
+        total = report.totals()['total']
+        for measure in ('ann', 'ann_as_published'):
+            assert total[measure] == pytest.approx(
+                times * once[measure], **ROUNDING)
+        for layer in report.layers:  # the spiking network has both steps
+            assert layer.macs * times == 2 * layer.ann_macs
+            assert layer.reads == 'spike' or layer.energy[
+                'formula'] == pytest.approx(4.6e-9 * layer.macs, **ROUNDING)
 
 
 def test_every_layer_of_the_description_is_there_in_order():

@@ -36,6 +36,7 @@ NEURONS = dict(
     lif=dict(type='mmqsdt.LIF'),
     binary=dict(type='mmqsdt.IELIF', levels=1),
     three=dict(type='mmqsdt.IELIF', levels=3, rounding='half_even'),
+    eight=dict(type='mmqsdt.IELIF', levels=8),
     uneven=dict(type='mmqsdt.IELIF', threshold=.35, amplitude=.3, leak=.5))
 
 
@@ -74,7 +75,8 @@ def test_classifiers(weight_bits, time_steps, dtype, build, inputs, convert):
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-@pytest.mark.parametrize('weight_bits, time_steps', [(4, 1), (8, 2)])
+@pytest.mark.parametrize('weight_bits, time_steps', [(2, 2), (3, 1), (4, 1),
+                                                     (8, 2)])
 @pytest.mark.parametrize('task', ['det', 'seg'])
 def test_detectors_and_segmenters(task, weight_bits, time_steps, dtype, build,
                                   inputs, convert):
@@ -150,10 +152,15 @@ def test_integer_and_spike_form_agree_to_the_last_bit(build, inputs):
     assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
 
 
+@pytest.mark.parametrize('options', [
+    dict(time_steps=2),
+    dict(inner_neurons=True, neuron=dict(type='mmqsdt.IELIF', levels=6))
+], ids=['published, T = 2', 'inner neurons, D = 6'])
 @pytest.mark.parametrize('task', ['cls', 'det', 'seg'])
 @pytest.mark.parametrize('encoding', ['thermometer', 'bitwise'])
-def test_spike_fed_layers_read_zeros_and_ones(task, encoding, build, inputs):
-    model = build(task, time_steps=2)
+def test_spike_fed_layers_read_zeros_and_ones(task, encoding, options, build,
+                                              inputs):
+    model = build(task, **options)
     spikes = to_spikes(model, encoding)
     fed = [d.name for d in describe(model) if d.reads == 'spike']
     read = {}
@@ -193,6 +200,8 @@ def test_a_copy_of_the_same_class_and_forward(task, build, inputs, convert):
     assert model.training  # as it was
     assert not any(m.training for m in other.modules())
     assert not any(isinstance(m, LSQConv2d) for m in other.modules())
+    assert not any(p.requires_grad for p in other.parameters())
+    assert all(p.requires_grad for p in model.parameters())
     after = model.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
     amplitudes = {m.amplitude for m in model.modules() if isinstance(m, IELIF)}
@@ -285,6 +294,22 @@ def test_a_layer_shared_by_unequal_units_is_refused(convert):
     units[1].conv = units[0].conv
     with pytest.raises(ValueError, match='shares a weight layer'):
         convert(nn.Sequential(*units))
+
+
+def test_a_neuron_read_outside_its_unit_is_refused(convert):
+    unit = ConvUnit(4, 4, 1, dict(type='mmqsdt.IELIF'))
+    stock = nn.Sequential(unit.neuron, nn.Conv2d(4, 4, 1))
+    with pytest.raises(ValueError, match=r'^other\.0 is the neuron of a unit '
+                       'too'):
+        convert(nn.ModuleDict(dict(unit=unit, other=stock)))
+
+
+def test_units_may_share_a_neuron(convert):
+    units = [ConvUnit(8, 8, k, dict(type='mmqsdt.IELIF')) for k in (1, 3)]
+    units[1].neuron = units[0].neuron
+    model = nn.Sequential(*units).double().eval()
+    x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
+    assert_equal_forms(model, convert(model), x)
 
 
 def test_a_unit_used_twice_stays_one(convert):

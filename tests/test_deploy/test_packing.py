@@ -219,6 +219,20 @@ def test_what_cannot_come_back_is_not_packed(tmp_path):
     assert not path.exists()
 
 
+def test_a_file_that_cannot_be_written_leaves_the_old_one(packed,
+                                                          monkeypatch):
+    content = packed.read_bytes()
+
+    def full(*args) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(OSError, match='No space left'):
+        pack(net(8), packed)
+    assert packed.read_bytes() == content
+    assert list(packed.parent.iterdir()) == [packed]
+
+
 # Sizes.
 
 
@@ -260,18 +274,19 @@ def test_codes_take_their_bits(bits, tmp_path):
         'coding'] == 'plain'
 
 
-@pytest.mark.parametrize('bits', [2, 4])
-def test_size_of_the_published_15m(bits, tmp_path):
-    model = classifier('15m', bits)
+@pytest.mark.parametrize('arch, bits', [('15m', 2), ('15m', 3), ('15m', 4),
+                                        ('15m', 8), ('55m', 4)])
+def test_sizes_of_published_networks(arch, bits, tmp_path):
+    model = classifier(arch, bits)
     plain = pack(model, tmp_path / 'plain.safetensors', 'x' * 8000, False)
     assert plain.bound < plain.file < 1.03 * plain.bound
     size = pack(model, tmp_path / 'x.safetensors', 'x' * 8000)
     assert size.file < 1.03 * size.bound
     torch.save(model.state_dict(), tmp_path / 'float.pth')
     float_file = (tmp_path / 'float.pth').stat().st_size
-    assert float_file > size.unpacked
-    assert size.unpacked / size.file > 7.5
-    if bits == 4:  # why the codes are Huffman-coded
+    if bits <= 4:
+        assert float_file / size.file > 7.5
+    if (arch, bits) == ('15m', 4):  # why the codes are Huffman-coded
         assert float_file / plain.bound < 7.5
 
 
@@ -410,6 +425,12 @@ def test_forged_files_are_refused(packed, change, reason):
     load_packed(net(), packed)  # forged, but right
     forge(packed, change)
     with pytest.raises(ValueError, match=reason):
+        load_packed(net(), packed)
+
+
+def test_values_that_are_not_finite_are_refused(packed):
+    forge(packed, lambda t, x: t['norm.bias'].fill_(float('nan')))
+    with pytest.raises(ValueError, match=r'values of norm\.bias are not fin'):
         load_packed(net(), packed)
 
 

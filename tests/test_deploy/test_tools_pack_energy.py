@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import re
 import runpy
 import sys
@@ -134,6 +135,45 @@ def test_pack_test_and_unpack(framework, small, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize('framework', CONFIGS)
+def test_every_form_of_packed_weights_predicts_alike(framework, small,
+                                                     tmp_path, monkeypatch,
+                                                     capsys):
+    """In float64, where no rounding tells the forms apart."""
+    config, checkpoint = small(framework)
+    packed = tmp_path / 'x.safetensors'
+    run_tool(monkeypatch, config.parent, 'pack.py', config, checkpoint,
+             packed)
+    found = []
+    for weights, options in (
+        (checkpoint, ['float']), (packed, ['float']), (packed, ['integer']),
+        (packed, ['spikes']), (packed, ['spikes', '--encoding', 'bitwise'])):
+        capsys.readouterr()
+        run_tool(monkeypatch, config.parent, 'test.py', config, weights,
+                 '--work-dir', tmp_path / 'tested', '--out',
+                 tmp_path / 'out.pkl', '--double', '--inference', *options)
+        with open(tmp_path / 'out.pkl', 'rb') as file:
+            predictions = pickle.load(file)
+        found.append((scores(capsys.readouterr().out), predictions))
+    first, *others = found
+    assert first[0] and len(tensors_in(first[1])) > 0
+    for other in others:
+        assert other[0] == first[0]
+        for mine, theirs in zip(
+                tensors_in(first[1]), tensors_in(other[1]), strict=True):
+            # Float64 sums in another order; pixels up to some hundred.
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+def tensors_in(content: object) -> list[torch.Tensor]:
+    """All tensors of a prediction, numbers as tensors."""
+    if isinstance(content, dict):
+        content = list(content.values())
+    if isinstance(content, list | tuple):
+        return [x for each in content for x in tensors_in(each)]
+    return [content] if isinstance(content, torch.Tensor) else []
+
+
+@pytest.mark.parametrize('framework', CONFIGS)
 def test_energy(framework, small, tmp_path, monkeypatch, capsys):
     config, checkpoint = small(framework)
     run_tool(monkeypatch, config.parent, 'energy.py', config, checkpoint,
@@ -173,6 +213,21 @@ def test_bad_arguments(tool, args, reason, small, monkeypatch):
     config, checkpoint = small('mmpretrain')
     with pytest.raises(SystemExit, match=re.escape(reason)):
         run_tool(monkeypatch, config.parent, tool, config, checkpoint, *args)
+
+
+@pytest.mark.parametrize('unpack', [False, True])
+def test_a_place_that_cannot_be_written(unpack, small, tmp_path, monkeypatch,
+                                        capsys):
+    config, checkpoint = small('mmpretrain')
+    packed = tmp_path / 'x.safetensors'
+    run_tool(monkeypatch, config.parent, 'pack.py', config, checkpoint,
+             packed)
+    name, options = ('y.pth', ['--unpack']) if unpack else (
+        'y.safetensors', [])
+    with pytest.raises(SystemExit, match='Not a directory|File exists'):
+        run_tool(monkeypatch, config.parent, 'pack.py', config, packed,
+                 packed / name, *options)
+    assert list(tmp_path.iterdir()) == [packed]
 
 
 @pytest.mark.parametrize('tool, args', [

@@ -6,6 +6,7 @@
 
 import runpy
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from .environment import main
@@ -30,7 +31,9 @@ def run(arguments: list[str]) -> None:
         sys.argv = [tool, *arguments[1:]]
         runpy.run_path(tool, run_name='__main__')
     else:
-        raise SystemExit(f'no tool {arguments[0]!r}; there are: '
+        near = get_close_matches(arguments[0], tools, n=1)
+        hint = f'; did you mean {near[0]}?' if near else ''
+        raise SystemExit(f'no tool {arguments[0]!r}{hint}\n  there are: '
                          f'{", ".join(tools)}')
 
 

@@ -48,6 +48,15 @@ DISTRIBUTIONS = dict(
     mmdet=('onedl-mmdetection', 'mmdet'),
     mmseg=('onedl-mmsegmentation', 'mmsegmentation'))
 
+# What else brings an extra: module -> (distribution, extra, purpose).
+EXTRAS = {
+    'pycocotools': ('pycocotools', 'det', 'COCO scores'),
+    'sklearn': ('scikit-learn', 'demo', 'the digits'),
+    'onnx': ('onnx', 'onnx', 'export'),
+    'onnxruntime': ('onnxruntime', 'onnx', 'export'),
+    'datasets': ('datasets', 'data', 'parquet files'),
+}
+
 # Instructions that multiply 8-bit integers, by their names in /proc/cpuinfo.
 INTEGER_FLAGS = ('avx_vnni', 'avx512_vnni', 'avx_vnni_int8', 'amx_int8',
                  'asimddp', 'i8mm')
@@ -80,7 +89,8 @@ def check_environment(required: tuple[str, ...] = ()) -> list[Finding]:
             absence is a fault. Defaults to ().
     """
     return [
-        *check_libraries(required), *check_operators(), *check_network(),
+        *check_libraries(required), *check_extras(), *check_operators(),
+        *check_network(),
         *check_accelerator(), *check_integer_kernels(), *check_data()
     ]
 
@@ -114,6 +124,23 @@ def check_libraries(required: tuple[str, ...] = ()) -> Iterator[Finding]:
             if not Version(first) <= Version(found) < Version(end):
                 remedy = f'tested with >={first},<{end}: requirements.txt'
         yield Finding(group, module + purpose, WORKS, found, remedy)
+
+
+def check_extras() -> Iterator[Finding]:
+    """Packages that some tools need and most trainings do not."""
+    for module, (name, extra, purpose) in EXTRAS.items():
+        title = f'{name} ({purpose})'
+        install = f'pip install "mmqsdt[{extra}]"'
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield Finding('extras', title, ABSENT, 'not installed', install)
+            continue
+
+        def run(module: str = module) -> None:
+            import_module(module)
+
+        yield attempt('extras', title, found, run, f'again: {install}')
 
 
 def find_distribution(module: str) -> tuple[str, str | None]:

@@ -15,6 +15,8 @@ from .registry import HOOKS
 
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff',
                   '.webp', '.JPEG', '.JPG', '.PNG')
+# Drawings are made no longer than this, in pixels.
+MAX_SHOWN_SIDE = 2048
 
 
 @HOOKS.register_module()
@@ -90,7 +92,7 @@ class DrawPredictionsHook(Hook):
 
     def _draw(self, visualizer, sample: BaseDataElement,
               image: np.ndarray) -> None:
-        factor = max(1, ceil(self.min_size / min(image.shape[:2])))
+        factor = shown_factor(image, self.min_size)
         image = mmcv.imrescale(image, factor, interpolation='bicubic')
         out_file = None
         if self.out_dir:
@@ -111,6 +113,22 @@ class DrawPredictionsHook(Hook):
         if 'pred_instances' in sample:
             common['pred_score_thr'] = self.score_thr
         visualizer.add_datasample(image=image, **common)
+
+
+def shown_factor(image: np.ndarray, min_size: int) -> int:
+    """By how much to enlarge a picture so that what is drawn is legible.
+
+    Args:
+        image (np.ndarray): (H, W, ...).
+        min_size (int): Its shorter side, in pixels, at least, unless the
+            longer one would then exceed MAX_SHOWN_SIDE.
+
+    Returns:
+        int: Whole factor of both sides, 1 or more.
+    """
+    height, width = image.shape[:2]
+    return max(1, min(ceil(min_size / min(height, width)),
+                      MAX_SHOWN_SIDE // max(height, width)))
 
 
 def picture_of(inputs: Tensor) -> np.ndarray:

@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from .reliability.loading import find_checkpoints, guard_loading
-from .utils import find_config
+from .utils import find_config, tool_command
 
 # Keys that a config may lack, besides those of mmengine's Runner.
 MORE_KEYS = ('auto_scale_lr', 'compile', 'energy_costs',
@@ -34,7 +34,7 @@ FRAMEWORKS = dict(
 # part of a data root -> (name, where it comes from)
 DATA_SOURCES = dict(
     digits=('the digits scenes',
-            'made on this machine: python tools/prepare_data.py digits'),
+            f'made on this machine: {tool_command("prepare_data")} digits'),
     coco=('COCO 2017', 'https://cocodataset.org/#download: train2017, '
           'val2017 and their annotations, unpacked side by side'),
     imagenet=('ImageNet-1k', 'https://image-net.org: train/ and val/ with a '
@@ -169,8 +169,8 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
                     'dataloaders to your data')
     demo = DEMOS.get(cfg.get('default_scope'))
     if demo and 'digits' not in missing[0]:
-        text.append('  without it: python tools/prepare_data.py digits && '
-                    f'python tools/train.py {demo}')
+        text.append(f'  without it: {tool_command("prepare_data")} digits && '
+                    f'{tool_command("train")} {demo}')
     raise FileNotFoundError('\n'.join(text))
 
 

@@ -99,7 +99,8 @@ class SpikeMonitorHook(Hook):
     - ``dead``: share of channels that never fired in the window;
     - ``saturated``: share of channels that always had the largest count;
     - ``step_drift``: of layers with quantised weights, mean over channels of
-      |s - s0| / s0, for step sizes s and those at the start of training s0.
+      ``|s - s0| / s0``, for step sizes s and those at the start of training
+      s0.
 
     A layer all of whose channels are dead gets a warning in the log, and a
     line when it is back. Outside the window nothing listens to the network,

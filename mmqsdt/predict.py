@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from inspect import signature
-from math import ceil
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import nn
 
-from .hooks import enlarge
+from .hooks import enlarge, shown_factor
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.ppm', '.pgm', '.tif',
             '.tiff', '.webp')
@@ -69,6 +69,14 @@ def find_pictures(paths: list[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def find_others(paths: list[str]) -> list[Path]:
+    """Files that :func:`find_pictures` leaves out of folders, by suffix."""
+    return [p for path in map(Path, paths) if path.is_dir()
+            for p in sorted(path.iterdir())
+            if p.is_file() and p.suffix.lower() not in SUFFIXES
+            and not p.name.startswith('.')]
+
+
 def read_picture(path: Path, max_side: int = 2048) -> Picture:
     """Read a picture as the data pipelines do, if they can.
 
@@ -91,8 +99,11 @@ def read_picture(path: Path, max_side: int = 2048) -> Picture:
     if pixels is None:
         raise ValueError(f'{path} is damaged or no picture of a known '
                          'format; save it as JPEG or PNG')
-    longest = max(pixels.shape[:2])
-    scale = min(1., max_side / longest)
+    height, width = pixels.shape[:2]
+    scale = min(1., max_side / max(height, width))
+    if scale * min(height, width) < 0.5:
+        raise ValueError(f'{path}: of {width} x {height} pixels nothing is '
+                         f'left when shrunk to {max_side}; crop it')
     if scale < 1:
         pixels = mmcv.imrescale(pixels, scale, interpolation='area')
     return Picture(path, pixels, scale)
@@ -212,8 +223,18 @@ class Predictor:
 
         Args:
             pixels (np.ndarray): (H, W, 3) uint8, BGR.
+
+        Raises:
+            ValueError: If a side vanishes when the model's pipeline resizes
+                the picture.
         """
-        result = self.inferencer(pixels, return_datasamples=True)
+        try:
+            result = self.inferencer(pixels, return_datasamples=True)
+        except cv2.error as error:
+            height, width = pixels.shape[:2]
+            raise ValueError(
+                f'{width} x {height} pixels cannot be resized for this '
+                f'model, too long and thin? Crop it ({error.err})') from error
         if isinstance(result, dict):  # mmdet
             result = result['predictions']
         if isinstance(result, list):
@@ -262,7 +283,7 @@ class Predictor:
              out_file: Path) -> None:
         """Draw a data sample on its picture; small pictures are enlarged."""
         image = mmcv.bgr2rgb(pixels)
-        factor = max(1, ceil(MIN_SHOWN_SIDE / min(image.shape[:2])))
+        factor = shown_factor(image, MIN_SHOWN_SIDE)
         if factor > 1:
             image = mmcv.imrescale(image, factor, interpolation='bicubic')
         common = dict(data_sample=sample, draw_gt=False,
@@ -292,20 +313,20 @@ def predict_pictures(predictor: Predictor, paths: list[Path], out_dir: Path,
 
     Yields:
         dict: For each picture its ``file``, and ``error`` if it could not be
-        read; else ``width`` and ``height``, the pixels that boxes, masks and
-        labels refer to, ``scale``, their number over that in the file along
-        a side, ``drawing``, ``labels`` for segmentation, and what
+        read or resized; else ``width`` and ``height``, the pixels that boxes,
+        masks and labels refer to, ``scale``, their number over that in the
+        file along a side, ``drawing``, ``labels`` for segmentation, and what
         :meth:`Predictor.describe` says.
     """
     used: set[str] = set()
     for path in paths:
         try:
             picture = read_picture(path, max_side)
+            sample = predictor.predict(picture.pixels)
         except (OSError, ValueError) as error:
             yield dict(file=str(path), error=str(error))
             continue
         name = unused_name(path.stem, used)
-        sample = predictor.predict(picture.pixels)
         drawing = out_dir / f'{name}.png'
         predictor.draw(picture.pixels, sample, drawing)
         height, width = picture.pixels.shape[:2]

@@ -66,6 +66,18 @@ def get_config_path(name: str = '') -> str:
     return str(path)
 
 
+def tool_command(name: str) -> str:
+    """How to call one of our tools: by its file in a checkout, else by -m.
+
+    Args:
+        name (str): Such as 'train'.
+    """
+    home = Path(__file__).resolve().parents[1]
+    if (home / f'tools/{name}.py').is_file():
+        return f'python tools/{name}.py'
+    return f'python -m mmqsdt {name}'
+
+
 def config_names() -> list[str]:
     """Names of all shipped configs, such as 'cls/qsdt_digits'."""
     root = Path(get_config_path())

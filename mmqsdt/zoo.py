@@ -1,5 +1,6 @@
 """The shipped configs: found by name, listed with what they are."""
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -67,12 +68,21 @@ def select(entries: list[ZooEntry], pattern: str) -> list[ZooEntry]:
     found = [e for e in entries if all(matches(e, w)
                                        for w in pattern.lower().split())]
     if not found:
-        words = {word for e in entries for word in words_of(e)}
-        near = get_close_matches(pattern.lower(), words, n=3, cutoff=0.5)
-        raise ValueError(
-            f'no config matches {pattern!r}'
-            + (f'; did you mean {" or ".join(near)}?' if near else ''))
+        raise ValueError(f'no config matches {pattern!r}'
+                         + suggestion(entries, pattern.lower().split()))
     return found
+
+
+def suggestion(entries: list[ZooEntry], words: list[str]) -> str:
+    """What may have been meant by the words that match nothing."""
+    known = {part for e in entries for text in words_of(e)
+             for part in (text, *re.split(r'[\s/_-]+', text)) if part}
+    unknown = [w for w in words if not any(matches(e, w) for e in entries)]
+    if not unknown:
+        return ', though each of its words does'
+    near = [' or '.join(found) for word in unknown
+            if (found := get_close_matches(word, known, n=3, cutoff=0.5))]
+    return f'; did you mean {", ".join(near)}?' if near else ''
 
 
 def words_of(entry: ZooEntry) -> list[str]:

@@ -1,16 +1,29 @@
-"""What the docs tell a reader to type or to open is there."""
+"""The docs lead nowhere that is not there; test_docs_commands runs them."""
 
+import inspect
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from test_docs_commands import PAGES, WORDS, commands, page_name, reason
+
+import mmqsdt
+from mmqsdt import registry
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / 'docs').glob('*.md'))
+# Where __all__ names what users may call.
+PUBLIC = ('mmqsdt', 'mmqsdt.analysis', 'mmqsdt.datasets', 'mmqsdt.deploy',
+          'mmqsdt.deploy.onnx_graph', 'mmqsdt.distill', 'mmqsdt.layers',
+          'mmqsdt.reliability')
+REGISTRIES = ('MODELS', 'DATASETS', 'HOOKS', 'OPTIM_WRAPPERS', 'TRANSFORMS')
+# Options on the pages that are of other programs.
+FOREIGN = {'--no-deps', '--nnodes', '--nproc-per-node', '--rdzv-backend',
+           '--rdzv-endpoint'}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -19,45 +32,88 @@ def blocks(page: Path, language: str) -> list[str]:
                       re.DOTALL | re.MULTILINE)
 
 
-def commands(page: Path) -> list[list[str]]:
-    """[tool, argument, ...] of each of our tools that a page calls."""
-    found = []
-    for block in blocks(page, 'bash'):
-        for line in block.replace('\\\n', ' ').splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ['python'] and words[1].startswith('tools/'):
-                found.append(words[1:])
-    return found
-
-
-def page_name(page: Path) -> str:
-    return page.name
-
-
-@pytest.mark.parametrize('page', [ROOT / 'README.md', *PAGES], ids=page_name)
-def test_links_lead_to_files(page):
-    links = re.findall(r'\]\(([^)#\s]+)', page.read_text())
-    missing = [x for x in links if '://' not in x
-               and not (page.parent / x).exists()]
-    assert not missing
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub and MyST make them."""
+    found = re.findall(r'^#+ (.*)$', page.read_text(), re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-')
+            for title in found}
 
 
 @pytest.mark.parametrize('page', PAGES, ids=page_name)
-def test_commands_are_understood(page, monkeypatch, capsys):
+def test_links_lead_to_files_and_headings(page):
+    links = re.findall(r'\]\(([^)\s]+)\)', page.read_text())
+    for path, anchor in (link.partition('#')[::2] for link in links
+                         if '://' not in link):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f'{path}#{anchor}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=page_name)
+def test_commands_that_are_not_run_are_understood(page, monkeypatch, capsys):
     """By the tool's own parser, which exits on an unknown option."""
     for command in commands(page):
-        tool = ROOT / command[0]
-        assert tool.exists(), command
-        configs = [x for x in command if x.startswith('configs/')]
-        assert all((ROOT / x).exists() for x in configs), command
-        parse_args = runpy.run_path(str(tool)).get('parse_args')
-        if parse_args is None:
+        if not reason(command) or not command.startswith('python tools/'):
             continue
-        monkeypatch.setattr(sys, 'argv', command)
+        words = [WORDS.get(w.strip('[]'), w.strip('[]'))
+                 for w in shlex.split(command)[1:]]
+        configs = [w for w in words if w.startswith('configs/')]
+        assert all((ROOT / config).exists() for config in configs), command
+        parse_args = runpy.run_path(str(ROOT / words[0]))['parse_args']
+        monkeypatch.setattr(sys, 'argv', words)
         try:
             parse_args()
         except SystemExit:
-            pytest.fail(f'{shlex.join(command)}: {capsys.readouterr().err}')
+            pytest.fail(f'{command}: {capsys.readouterr().err}')
+
+
+def test_options_exist():
+    """Those in the prose, too; a word of a page is of some tool of ours."""
+    sources = [*(ROOT / 'tools').glob('*.py'), ROOT / 'mmqsdt/launch.py',
+               ROOT / 'mmqsdt/environment.py']
+    known = {option for path in sources
+             for option in re.findall(r"'(--[a-z-]+)'", path.read_text())}
+    for page in PAGES:
+        named = re.findall(r'(?<![\w-])--[a-z][a-z-]+', page.read_text())
+        assert set(named) <= known | FOREIGN, page.name
+
+
+def test_names_exist():
+    """What the pages call mmqsdt.X is registered, or can be imported."""
+    registered = {name for each in REGISTRIES
+                  for name in loaded(each).module_dict}
+    text = '\n'.join(page.read_text() for page in PAGES)
+    for name in set(re.findall(r'\bmmqsdt\.([A-Za-z_][\w.]*\w)', text)):
+        assert name in registered or is_there(name), name
+
+
+def loaded(name: str):
+    """A registry with all of its classes."""
+    each = getattr(registry, name)
+    each.import_from_location()
+    if name == 'MODELS':
+        for cls in registry.FRAMEWORK_CLASSES:
+            registry.import_framework_class(cls)
+    return each
+
+
+def is_there(name: str) -> bool:
+    found = mmqsdt
+    for part in name.split('.'):
+        if not hasattr(found, part):
+            try:
+                import_module(f'{found.__name__}.{part}')
+            except ImportError:
+                return False
+        found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize('page', PAGES, ids=page_name)
+def test_programs_are_python(page):
+    for program in blocks(page, 'python'):
+        # ', ...' stands for what the reader has there
+        compile(re.sub(r', \.\.\.(?=[,)])', '', program), page.name, 'exec')
 
 
 def test_the_golden_model_on_the_page_of_spikes(tmp_path, monkeypatch,
@@ -74,15 +130,45 @@ def test_the_golden_model_on_the_page_of_spikes(tmp_path, monkeypatch,
     assert Path('golden.safetensors').exists()
 
 
-def test_the_site_builds_without_dead_links(tmp_path):
-    for package in ('sphinx', 'myst_parser', 'furo'):
+def test_the_picture_of_the_page_on_concepts(tmp_path):
+    """Drawn by its program, of the size of the one that is there."""
+    from PIL import Image
+    names = runpy.run_path(str(ROOT / 'docs/draw_concepts.py'))
+    there = Image.open(names['OUT']).size
+    names['main'].__globals__['OUT'] = tmp_path / 'images/neuron.png'
+    names['main']()
+    assert Image.open(tmp_path / 'images/neuron.png').size == there
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory) -> Path:
+    """The pages, built as ``make docs`` does: a warning is an error."""
+    for package in ('sphinx', 'myst_parser', 'furo', 'mmpretrain.models',
+                    'mmdet.models', 'mmseg.models', 'onnxruntime'):
         pytest.importorskip(package)
-    html = tmp_path / 'html'
+    folder = tmp_path_factory.mktemp('site')
     done = subprocess.run(
         [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-d',
-         str(tmp_path / 'trees'), str(ROOT / 'docs'), str(html)],
+         str(folder / 'trees'), str(ROOT / 'docs'), str(folder / 'html')],
         capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {p.stem for p in PAGES} <= {p.stem for p in html.glob('*.html')}
-    # Every page can be reached: one that no other names is a warning, above.
-    assert 'IELIF' in (html / 'api.html').read_text()
+    return folder / 'html'
+
+
+def test_the_site_has_every_page(site):
+    # Every page can be reached: one that no other names is a warning.
+    assert {p.stem for p in PAGES if p.parent.name == 'docs'} <= {
+        p.stem for p in site.glob('*.html')}
+
+
+def test_the_reference_has_every_public_class(site):
+    """And function: all that is registered, and all in __all__."""
+    described = set(re.findall(r'id="mmqsdt\.[\w.]*?(\w+)"',
+                               (site / 'api.html').read_text()))
+    public = {name for each in REGISTRIES
+              for name in loaded(each).module_dict}
+    for module in map(import_module, PUBLIC):
+        public |= {name for name in module.__all__
+                   if inspect.isclass(getattr(module, name))
+                   or inspect.isfunction(getattr(module, name))}
+    assert not public - described

@@ -18,8 +18,8 @@ def by_name(findings) -> dict:
 def test_all_is_looked_at_and_whatever_lacks_has_a_remedy():
     findings = environment.check_environment()
     assert list(dict.fromkeys(f.group for f in findings)) == [
-        'libraries', 'operators', 'network', 'accelerator', 'integer kernels',
-        'configs and data'
+        'libraries', 'extras', 'operators', 'network', 'accelerator',
+        'integer kernels', 'configs and data'
     ]
     assert len(by_name(findings)) == len(findings)
     for each in findings:
@@ -50,6 +50,16 @@ def test_a_missing_framework_is_a_fault_only_if_required(
     found = by_name(environment.check_libraries(required))['mmdet (detection)']
     assert found.status == status
     assert found.remedy == 'pip install "mmqsdt[det]"'
+
+
+def test_extras_that_are_missing_or_broken(monkeypatch):
+    hide(monkeypatch, 'onnx')
+    monkeypatch.setitem(sys.modules, 'datasets', None)
+    found = by_name(environment.check_extras())
+    assert found['onnx (export)'].status == ABSENT
+    assert found['onnx (export)'].remedy == 'pip install "mmqsdt[onnx]"'
+    assert found['datasets (parquet files)'].status == BROKEN
+    assert found['scikit-learn (the digits)'].status == WORKS
 
 
 def test_a_missing_core_library_is_a_fault(monkeypatch):
@@ -149,7 +159,7 @@ def test_the_table_names_fault_and_remedy(monkeypatch, capsys):
 def test_the_package_runs_its_tools(monkeypatch, capsys):
     assert {'train', 'test', 'predict', 'publish', 'check_env'} <= set(
         __main__.find_tools())
-    with pytest.raises(SystemExit, match='no tool .trian.; .*train'):
+    with pytest.raises(SystemExit, match='trian.; did you mean train'):
         __main__.run(['trian'])
     monkeypatch.setattr(sys, 'argv', ['mmqsdt', 'train', '--list', 'ade20k'])
     __main__.run(sys.argv[1:])

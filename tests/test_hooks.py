@@ -1,5 +1,6 @@
 import mmcv
 import numpy as np
+import pytest
 import torch
 from mmpretrain.structures import DataSample
 from torch import nn
@@ -9,6 +10,7 @@ from mmqsdt.hooks import (
     DrawPredictionsHook,
     enlarge,
     picture_of,
+    shown_factor,
 )
 from mmqsdt.models import QSDTransformer
 
@@ -58,6 +60,14 @@ def test_pictures_without_a_file_are_drawn(tmp_path):
     hook.after_test_iter(runner, 0, dict(inputs=[image]), [sample])
     drawn = mmcv.imread(str(tmp_path / '0001_image.png'))
     assert drawn.shape[:2] == (64, 64)
+
+
+@pytest.mark.parametrize('height, width, factor', [
+    (160, 160, 3), (32, 32, 15), (480, 640, 1), (1, 1, 480),
+    (4, 3000, 1), (10, 300, 6)  # no longer than 2048 pixels
+])
+def test_small_pictures_are_enlarged(height, width, factor):
+    assert shown_factor(np.zeros((height, width, 3)), 480) == factor
 
 
 def test_enlarging_repeats_the_pixels_of_label_maps():

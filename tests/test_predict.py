@@ -18,6 +18,7 @@ from test_configs import load
 from mmqsdt.launch import build_model
 from mmqsdt.predict import (
     Predictor,
+    find_others,
     find_pictures,
     predict_pictures,
     read_picture,
@@ -91,6 +92,34 @@ def test_large_pictures_are_shrunk(tmp_path):
     assert picture.pixels.shape == (10, 15, 3) and picture.scale == 0.5
 
 
+def test_a_picture_of_which_nothing_would_be_left(tmp_path):
+    Image.new('L', (9000, 1)).save(tmp_path / 'x.png')
+    with pytest.raises(ValueError, match='9000 x 1 pixels nothing'):
+        read_picture(tmp_path / 'x.png')
+
+
+def test_other_colour_modes(tmp_path):
+    """Palette, CMYK and one bit show what PIL shows as RGB."""
+    rgb = Image.fromarray(gradient())
+    palette = rgb.quantize(16)
+    palette.save(tmp_path / 'palette.png')
+    palette.save(tmp_path / 'transparent.png', transparency=3)
+    rgb.convert('CMYK').save(tmp_path / 'cmyk.jpg', quality=100)
+    rgb.convert('1').save(tmp_path / 'bit.png')
+    for name in ('palette.png', 'cmyk.jpg', 'bit.png'):
+        with Image.open(tmp_path / name) as image:
+            expected = np.asarray(image.convert('RGB')).astype(int)
+        pixels = read_picture(tmp_path / name).pixels[..., ::-1]
+        # Two decoders of JPEG and two formulas for CMYK differ by roundings.
+        tolerance = 4 if name == 'cmyk.jpg' else 0
+        assert abs(pixels - expected).max() <= tolerance, name
+    clear = np.asarray(palette) == 3
+    shown = np.asarray(palette.convert('RGB'))
+    pixels = read_picture(tmp_path / 'transparent.png').pixels[..., ::-1]
+    assert clear.any() and np.array_equal(
+        pixels, np.where(clear[..., None], 255, shown))
+
+
 @pytest.mark.parametrize('content', [b'', b'\xff\xd8\xff\xe0junk', b'text'])
 def test_damaged_pictures_are_refused(content, tmp_path):
     (tmp_path / 'x.jpg').write_bytes(content)
@@ -114,6 +143,7 @@ def test_pictures_are_found(tmp_path):
     assert [p.name for p in named] == ['b.PNG', 'a.jpg']
     with pytest.raises(FileNotFoundError, match='no picture at nothing.jpg'):
         find_pictures([folder, 'nothing.jpg'])
+    assert [p.name for p in find_others([folder])] == ['notes.txt']
     (tmp_path / 'empty').mkdir()
     with pytest.raises(FileNotFoundError, match='no pictures in .*empty'):
         find_pictures([str(tmp_path / 'empty')])
@@ -190,7 +220,7 @@ def run_tool(monkeypatch, folder: Path, *args) -> int:
 
 
 @pytest.mark.parametrize('name', TASKS)
-def test_the_tool_draws_and_describes(name, tmp_path, monkeypatch):
+def test_the_tool_draws_and_describes(name, tmp_path, monkeypatch, capsys):
     _, _, form = TASKS[name]
     checkpoint(name, tmp_path / 'x.pth')
     photographs = tmp_path / 'photographs'
@@ -198,9 +228,13 @@ def test_the_tool_draws_and_describes(name, tmp_path, monkeypatch):
     Image.fromarray(gradient(60, 90)).save(photographs / 'a.png')
     Image.fromarray(gradient(60, 90)[..., 0]).save(photographs / 'a.tif')
     (photographs / 'damaged.jpg').write_bytes(b'\xff\xd8\xff')
+    (photographs / 'phone.heic').touch()
     code = run_tool(monkeypatch, tmp_path, name, 'x.pth', photographs,
                     '--out', 'out', '--inference', form, '--device', 'cpu')
     assert code == 1  # one was not read; the others are there
+    said = capsys.readouterr().out
+    assert 'left out, not of a known kind: ' in said
+    assert 'phone.heic' in said and 'damaged.jpg: NO RESULT' in said
     results = json.loads((tmp_path / 'out/predictions.json').read_text())
     assert [Path(r['file']).name for r in results] == ['a.png', 'a.tif',
                                                        'damaged.jpg']
@@ -234,6 +268,29 @@ def test_work_is_kept_when_a_later_picture_fails(tmp_path, monkeypatch):
         predictor, [tmp_path / 'a.png', tmp_path / 'gone.png'], tmp_path)
     assert 'error' not in next(results)
     assert 'gone.png' in next(results)['error']
+
+
+def test_a_long_thin_picture_does_not_stop_the_others(tmp_path):
+    """A side of it vanishes in the model's pipeline."""
+    name = 'det/qsdt_maskrcnn-stock-heads_digits.py'
+    cfg, model = checkpoint(name, tmp_path / 'x.pth')
+    Image.new('L', (1000, 2)).save(tmp_path / 'long.png')
+    Image.fromarray(gradient()).save(tmp_path / 'a.png')
+    long, other = predict_pictures(
+        Predictor(cfg, model, 'cpu'),
+        [tmp_path / 'long.png', tmp_path / 'a.png'], tmp_path)
+    assert '1000 x 2 pixels cannot be resized' in long['error']
+    assert 'error' not in other
+
+
+def test_drawings_do_not_replace_pictures(tmp_path, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    Image.fromarray(gradient()).save(tmp_path / 'a.png')
+    before = (tmp_path / 'a.png').read_bytes()
+    said = run_tool(monkeypatch, tmp_path, 'qsdt_digits', 'x.pth', 'a.png',
+                    '--out', '.')
+    assert 'is a folder of the pictures' in said
+    assert (tmp_path / 'a.png').read_bytes() == before
 
 
 class Harmful:

@@ -42,6 +42,12 @@ def test_installed_wheel_looks_inside_the_package(tmp_path, monkeypatch):
     assert get_config_path('det/x.py') == str(tmp_path / 'configs/det/x.py')
 
 
+def test_tools_are_called_as_they_can_be(tmp_path, monkeypatch):
+    assert utils.tool_command('train') == 'python tools/train.py'
+    monkeypatch.setattr(utils, '__file__', str(tmp_path / 'mmqsdt/utils.py'))
+    assert utils.tool_command('train') == 'python -m mmqsdt train'
+
+
 @pytest.fixture
 def installed(monkeypatch):
     """Pretend that these distributions are installed, and no others."""

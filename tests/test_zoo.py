@@ -337,6 +337,16 @@ CIFAR = {
 }
 
 
+def cifar_stand_in(folder: Path, name: str) -> None:
+    """The files of a data set, of two random images each."""
+    place, files, key = CIFAR[name]
+    (folder / place).mkdir(parents=True)
+    for file in files:
+        (folder / place / file).write_bytes(pickle.dumps({
+            'data': np.random.randint(0, 256, (2, 3072), np.uint8),
+            key: [0, 9]}))
+
+
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
 @pytest.mark.parametrize('name', CIFAR)
 def test_missing_cifar_is_said_and_not_downloaded(name, tool, tmp_path,
@@ -360,12 +370,7 @@ def test_missing_cifar_is_said_and_not_downloaded(name, tool, tmp_path,
 def test_cifar_trains_on_data_in_its_format(name, tmp_path, monkeypatch):
     pytest.importorskip('mmpretrain')
     from mmpretrain.datasets import CIFAR10
-    folder, files, key = CIFAR[name]
-    (tmp_path / folder).mkdir(parents=True)
-    for file in files:
-        (tmp_path / folder / file).write_bytes(pickle.dumps({
-            'data': np.random.randint(0, 256, (2, 3072), np.uint8),
-            key: [0, 9]}))
+    cifar_stand_in(tmp_path, name)
     # The stand-ins have other checksums than the real files.
     monkeypatch.setattr(CIFAR10, '_check_integrity', lambda self: True)
     run_tool(monkeypatch, tmp_path, 'train.py', ROOT / name, '--work-dir',

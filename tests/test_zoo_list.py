@@ -80,6 +80,11 @@ def test_patterns(pattern, expected, entries):
 def test_an_unknown_pattern_suggests_the_nearest(entries):
     with pytest.raises(ValueError, match='imagnet.*did you mean .*imagenet'):
         select(list(entries.values()), 'imagnet')
+    # Each word by itself, and parts of a name.
+    with pytest.raises(ValueError, match=r'did you mean upernet[^,]*, ade20k'):
+        select(list(entries.values()), 'seg upernt ade2k')
+    with pytest.raises(ValueError, match='though each of its words does'):
+        select(list(entries.values()), 'coco upernet')
 
 
 @pytest.mark.parametrize('name', [

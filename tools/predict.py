@@ -15,7 +15,8 @@ from mmqsdt.checkpoint import load_for_test
 from mmqsdt.deploy import ENCODINGS, FORMS, to_form
 from mmqsdt.launch import (build_model, check_framework, find_checkpoint,
                            load_config)
-from mmqsdt.predict import Predictor, find_pictures, predict_pictures
+from mmqsdt.predict import (Predictor, find_others, find_pictures,
+                            predict_pictures)
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--inference', choices=FORMS, default='float',
         help='form of the model: float as trained; integer codes and counts; '
-        'or binary spikes. Default: float')
+        'fast, the same on integer kernels; or binary spikes. Default: float')
     parser.add_argument(
         '--encoding', choices=ENCODINGS, default=ENCODINGS[0],
         help='how --inference spikes carries a count; '
@@ -69,18 +70,24 @@ def main() -> None:
             raise ValueError(f'--max-side must be positive, got '
                              f'{args.max_side}')
         paths = find_pictures(args.pictures)
+        if out_dir.resolve() in {p.resolve().parent for p in paths}:
+            raise ValueError(f'--out {out_dir} is a folder of the pictures, '
+                             'which drawings could replace; name another')
         out_dir.mkdir(parents=True, exist_ok=True)
         predictor = build_predictor(args)
     except KeyError as error:
         raise SystemExit(error.args[0]) from None
     except (ImportError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
+    if others := find_others(args.pictures):
+        print('left out, not of a known kind:', *others[:5],
+              *([f'and {len(others) - 5} more'] if others[5:] else []))
     results = []
     try:
         for result in predict_pictures(predictor, paths, out_dir,
                                        args.max_side):
             results.append(result)
-            print(result['file'], summary(result), sep=': ')
+            print(result['file'], summary(result, args.score_thr), sep=': ')
     finally:  # what is done is kept, whatever happens
         (out_dir / 'predictions.json').write_text(
             json.dumps(results, indent=1) + '\n')
@@ -89,12 +96,14 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def summary(result: dict) -> str:
+def summary(result: dict, score_thr: float) -> str:
     """A few words on a result."""
     if 'error' in result:
-        return f'NOT READ, {result["error"]}'
+        return f'NO RESULT, {result["error"]}'
     if 'instances' in result:
-        return f'{len(result["instances"])} instances'
+        scores = [each['score'] for each in result['instances']]
+        drawn = sum(score > score_thr for score in scores)
+        return f'{drawn} instances drawn, {len(scores)} in predictions.json'
     best = result['classes'][0]
     name = best.get('name', best['label'])
     if 'score' in best:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from mmqsdt.datasets.layout import KINDS, read_lines
 from mmqsdt.launch import load_config
+from mmqsdt.utils import tool_command
 
 HUGGINGFACE = ('imagenet', 'ade20k', 'coco')
 
@@ -166,9 +167,10 @@ def make_config(args: argparse.Namespace) -> None:
     cfg = write_config(args.kind, args.path, args.out, args.base,
                        read_classes(args), args.ignore_zero)
     classes = cfg.metainfo.classes
+    check, train = map(tool_command, ('prepare_data', 'train'))
     print(f'{args.out}: {len(classes)} classes, {", ".join(classes)}\n'
-          f'  check the data: python tools/prepare_data.py check {args.out}\n'
-          f'  train:          python tools/train.py {args.out}')
+          f'  check the data: {check} check {args.out}\n'
+          f'  train:          {train} {args.out}')
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -67,10 +67,7 @@ def read_run(work_dir: str | Path) -> Run:
     lines: list[dict] = []
     for log in sorted(work_dir.glob('*/vis_data/scalars.json'))[::-1]:
         earlier = _read_lines(log)
-        if lines:
-            first = next((x['iter'] for x in lines if 'iter' in x), 0)
-            earlier = _before(earlier, first)
-        lines = earlier + lines
+        lines = _before(earlier, lines) + lines
     if not lines:
         raise ValueError(
             f'{work_dir} has no log of a training (TIME/vis_data/'
@@ -88,9 +85,15 @@ def _read_lines(log: Path) -> list[dict]:
     return lines
 
 
-def _before(lines: list[dict], iteration: int) -> list[dict]:
+def _before(lines: list[dict], resumed: list[dict]) -> list[dict]:
+    """What was logged before the point where another log goes on."""
+    first = next((x['iter'] for x in resumed if 'iter' in x), None)
+    if first is None:  # all that was left to do was the last validation
+        again = {x.get('step') for x in resumed}
+        return [x for x in lines if 'iter' in x or _is_monitor(x)
+                or x.get('step') not in again]
     for i, line in enumerate(lines):
-        if line.get('iter', 0) >= iteration:
+        if line.get('iter', 0) >= first:
             return lines[:i]
     return lines
 

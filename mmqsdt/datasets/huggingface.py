@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
+from ..utils import tool_command
 from .ade150 import IMAGES, benchmark_size, to_150
 from .parquet import (
     State,
@@ -88,8 +89,8 @@ def convert_imagenet(source: str | Path, dest: str | Path) -> list[str]:
     return [
         f'{dest}: {state.total("images")} images of {len(folders)} classes, '
         f'{state.total("left_out")} test images without labels left out',
-        'as they were in the parquet files; check them: python '
-        'tools/prepare_data.py check configs/cls/qsdt_imagenet.py'
+        'as they were in the parquet files; check them: '
+        f'{tool_command("prepare_data")} check configs/cls/qsdt_imagenet.py'
     ]
 
 

@@ -19,6 +19,7 @@ from mmengine.registry import init_default_scope
 
 from ..launch import leaf_datasets
 from ..registry import DATASETS
+from ..utils import tool_command
 from .check import check_part, part_of
 from .check_labels import IGNORED
 from .images import glance
@@ -27,6 +28,7 @@ from .report import ERROR, FAULTS
 SHOWN = 10  # faults that a message names
 MAX_TRIES = 10  # samples in place of one; more is no matter of a file
 TYPE = 'mmqsdt.SkipBroken'
+CHECK = f'{tool_command("prepare_data")} check CONFIG'
 
 
 @DATASETS.register_module()
@@ -109,7 +111,7 @@ class SkipBroken:
         raise RuntimeError(
             f'{MAX_TRIES} samples in a row cannot be loaded, the last '
             f'because of: {describe(last)}. Look at the pipeline and at '
-            'tools/prepare_data.py check CONFIG') from last
+            f'{CHECK}') from last
 
     def _note(self, index: int, error: Exception) -> None:
         if self.skipped[index]:
@@ -127,7 +129,7 @@ class SkipBroken:
                 f'{number} of {len(self)} training samples cannot be loaded, '
                 f'more than max_skipped = {self.max_skipped} allows; the '
                 f'last: {path}: {describe(error)}. Look at all of them: '
-                'tools/prepare_data.py check CONFIG') from error
+                f'{CHECK}') from error
 
 
 def describe(error: Exception) -> str:
@@ -149,8 +151,7 @@ def _build(dataset: dict) -> BaseDataset:
                 'the names that the annotations have, are all images ' \
                 'smaller than min_size, or without annotations?'
         raise ValueError(f'training data, {name}: {reason} What is wrong '
-                         'with them: tools/prepare_data.py check CONFIG'
-                         ) from error
+                         f'with them: {CHECK}') from error
 
 
 def check_sample(sample: dict, classes: tuple[str, ...] | None) -> None:
@@ -246,4 +247,4 @@ def refuse_broken(cfg: Config, parts: Iterable[str]) -> None:
             f'{len(faults)} faults in the evaluation data; without these '
             f'samples the score would be another one:\n  {shown}\n  mend '
             'them, or take them out of the annotations; all that can be '
-            'found: tools/prepare_data.py check CONFIG')
+            f'found: {CHECK}')

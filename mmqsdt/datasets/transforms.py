@@ -16,8 +16,7 @@ class ResizeCentred(Resize):
     a fifth of a thin stroke. This one takes the pixel at the centre,
     ``floor(factor * (i + 0.5))``, as images are resized.
 
-    Args:
-        *args, **kwargs: Those of mmcv's Resize.
+    It takes the arguments of mmcv's Resize.
     """
 
     def _resize_seg(self, results: dict) -> None:

@@ -56,6 +56,17 @@ def test_a_resumed_training_is_one(tmp_path):
     assert run.training['loss'].values == [1.] and not run.scores
 
 
+def test_only_the_last_validation_was_repeated(tmp_path):
+    """Resumed at its end, a training logs a score and no iteration."""
+    score = {'mIoU': 20., 'step': 1}
+    write(tmp_path, '1', [train(10, 3., 1), score, train(20, 2., 2),
+                          {'mIoU': 30., 'step': 2}])
+    once = read_run(tmp_path)
+    write(tmp_path, '2', [{'mIoU': 30., 'step': 2}])
+    assert read_run(tmp_path) == once
+    assert once.training['loss'].values == [3., 2.]
+
+
 def test_missing_logs_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='no work dir at .*/none'):
         read_run(tmp_path / 'none')

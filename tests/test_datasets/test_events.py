@@ -53,10 +53,8 @@ def recording_seed(label: int, number: int) -> int:
     return label * RECORDINGS + number
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory) -> Path:
-    """A folder with data/cifar10dvs in it, as its authors give it away."""
-    folder = tmp_path_factory.mktemp('workplace')
+def dvs_stand_in(folder: Path) -> None:
+    """Write data/cifar10dvs as its authors give it away."""
     download = folder / 'data/cifar10dvs/download'
     download.mkdir(parents=True)
     for label, name in enumerate(CLASSES):
@@ -65,11 +63,9 @@ def folder(tmp_path_factory) -> Path:
                 recorded = draw_events(recording_seed(label, number))
                 archive.writestr(f'{name}/cifar10_{name}_{number}.aedat',
                                  aedat(**recorded))
-    return folder
 
 
-@pytest.fixture(autouse=True)
-def archives(folder, monkeypatch) -> None:
+def forbid_downloads(folder: Path, monkeypatch) -> None:
     """The archives of the test are the authors'; none can be fetched."""
     found = [(path.name, f'https://example.org/{path.name}',
               md5(path.read_bytes()).hexdigest())
@@ -81,6 +77,18 @@ def archives(folder, monkeypatch) -> None:
         pytest.fail('a download was started')
 
     monkeypatch.setattr(base, 'download_url', download)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('workplace')
+    dvs_stand_in(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def archives(folder, monkeypatch) -> None:
+    forbid_downloads(folder, monkeypatch)
 
 
 @pytest.fixture

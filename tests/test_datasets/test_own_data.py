@@ -2,12 +2,10 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from small_data import MAKERS
 
 from mmqsdt.datasets.check import class_numbers
 from mmqsdt.datasets.own_data import write_config
@@ -135,35 +133,6 @@ def test_pairs_without_names_say_which_values_there_are(make, tmp_path):
 # What docs/own_data.md says.
 
 PAGE = Path(__file__).parents[2] / 'docs/own_data.md'
-DATA = dict(folder='flowers', coco='cells', pairs='streets', voc='birds')
-
-
-def page_commands() -> list[list[str]]:
-    blocks = re.findall(r'^```bash\n(.*?)^```', PAGE.read_text(),
-                        re.DOTALL | re.MULTILINE)
-    lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines if line]
-
-
-@pytest.mark.parametrize('kind', DATA)
-def test_the_commands_of_the_page(kind, run_tool, tmp_path, capsys):
-    """All of a kind but the training of a large model."""
-    pytest.importorskip(f'{RUNS[kind][0]}.models')
-    MAKERS[kind](tmp_path / 'data' / DATA[kind])
-    if kind == 'pairs':  # the page has three classes
-        (tmp_path / 'data/streets/classes.txt').unlink()
-    ran = 0
-    for tool, *args in page_commands():
-        if DATA[kind] not in ' '.join(args) or tool == 'tools/train.py':
-            continue
-        ran += 1
-        if args[0] == 'config':
-            run_tool('prepare_data.py', *args)
-            continue
-        with pytest.raises(SystemExit) as done:
-            run_tool('prepare_data.py', *args)
-        assert done.value.code == 0, capsys.readouterr().out
-    assert ran == (4 if kind == 'coco' else 2)
 
 
 def test_the_page_has_all_faults():

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..checkpoint import load_state_dict
+from ..checkpoint import check_finite, load_state_dict
 from ..convert import convert_reference_checkpoint, is_reference_checkpoint
 from ..launch import check_framework
 from ..utils import find_config
@@ -79,7 +79,8 @@ def load_teacher(model: nn.Module, path: str) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If keys are missing, or shapes differ.
+        ValueError: If keys are missing, shapes differ, or a value is not
+            finite.
     """
     state_dict = load_state_dict(path)
     if is_reference_checkpoint(state_dict):
@@ -94,6 +95,8 @@ def load_teacher(model: nn.Module, path: str) -> None:
         state_dict = part or state_dict
     _check_keys(own, state_dict, f'{path} does not fit the teacher '
                 f'({type(model).__name__})')
+    check_finite(path, {key: state_dict[key] for key in own},
+                 {key for key, _ in model.named_buffers()})
     model.load_state_dict(state_dict, strict=False)
 
 

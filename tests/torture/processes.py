@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -391,6 +392,27 @@ def check_torchrun(folder: Path, names: tuple[str, ...] = (
     return budget.done, wrong
 
 
+def check_flexible(folder: Path, strategies: tuple[str, ...] = ('ddp', 'fsdp'),
+                   budget: Budget | None = None) -> tuple[int, list[str]]:
+    """mmengine's FlexibleRunner: an epoch and a validation each."""
+    write_configs(folder)
+    budget, wrong, losses = budget or Budget(), [], []
+    for name in budget.each(strategies):
+        work_dir = folder / name
+        code, said = torchrun(folder, '-m', 'torture.flexible', 'short.py',
+                              name, str(work_dir))
+        lines = [json.loads(line)
+                 for path in work_dir.glob('*/vis_data/scalars.json')
+                 for line in path.read_text().splitlines()]
+        losses += [line['loss'] for line in lines if 'loss' in line][:1]
+        if code or not scores(work_dir) or not all(map(isfinite, losses)):
+            wrong.append(f'{name}: ended with {code}: {said[-1500:]}')
+    # Of the same weights and images, before rounding makes spikes differ.
+    if not wrong and max(losses) - min(losses) > 1e-4:
+        wrong.append(f'other losses in the first iteration: {losses}')
+    return budget.done, wrong
+
+
 def torchrun(folder: Path, *command: str) -> tuple[int | str, str]:
     """Run a program in two processes of torchrun.
 
@@ -402,8 +424,8 @@ def torchrun(folder: Path, *command: str) -> tuple[int | str, str]:
         [sys.executable, '-m', 'torch.distributed.run', '--standalone',
          '--nproc-per-node', '2', *command],
         cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True, env=dict(os.environ, PYTHONPATH=f'{ROOT}:{folder}'),
-        start_new_session=True)
+        text=True, start_new_session=True, env=dict(
+            os.environ, PYTHONPATH=f'{ROOT}:{ROOT}/tests:{folder}'))
     try:
         _, said = child.communicate(timeout=PATIENCE)
         return child.returncode, said

@@ -21,9 +21,10 @@ $(VENV)/.installed: requirements.txt setup.py
 test: install
 	$(PY) -m pytest -n 2 --dist loadfile -q
 
-# Faults, fuzzing, hostile files: docs/reliability.md. At most 30 minutes.
+# Faults, hostile files, processes, soak, fuzzing: at most 30 minutes on two
+# cores; a slower machine gets fewer of each, and the table says so.
 torture: install
-	PYTHONPATH=tests $(PY) -m torture
+	PYTHONPATH=tests $(PY) -m torture --page docs/reliability.md
 
 lint: install
 	$(PY) -m ruff check .

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
 
+STATE_DICTS = ('state_dict', 'model')  # keys, ours and the authors'
+
 
 def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
     """Read all of a checkpoint without unpickling code.
@@ -25,7 +27,8 @@ def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or asks to execute code.
+        ValueError: If the file is damaged, asks to execute code, or would
+            take far more memory than it has bytes.
     """
     with get_local_path(str(path)) as local:
         if not Path(local).is_file():
@@ -35,10 +38,16 @@ def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
             if str(path).endswith('.safetensors'):
                 from safetensors.torch import load_file
                 return load_file(local)
+            _check_unpacked_size(local)
             with torch.serialization.safe_globals(
                     safe_checkpoint_classes()):
-                return torch.load(
+                content = torch.load(
                     local, map_location=map_location, weights_only=True)
+            _check_tensors(content, Path(local).stat().st_size)
+            return content
+        except SizeError as error:
+            raise ValueError(f'{path} is no checkpoint as torch.save writes '
+                             f'it: {error}') from None
         except (ModuleNotFoundError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -46,6 +55,51 @@ def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
             raise ValueError(
                 f'{path} is not a checkpoint that can be loaded safely: '
                 f'{_why(local, error)}') from error
+
+
+class SizeError(ValueError):
+    """A file stands for more bytes than it has."""
+
+
+def _check_unpacked_size(local: str) -> None:
+    """Refuse a zip file of kilobytes that unpacks to gigabytes.
+
+    Raises:
+        SizeError: If its entries are larger than the file; torch.save does
+            not compress.
+    """
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(local) as file:
+        unpacked = sum(entry.file_size for entry in file.infolist())
+        packed = Path(local).stat().st_size
+        if unpacked > packed:
+            raise SizeError(f'its {packed:,} bytes unpack to {unpacked:,}')
+
+
+def _check_tensors(content: object, size: int) -> None:
+    """Refuse tensors that stand for more values than a file has.
+
+    Raises:
+        SizeError: If one, looked at, would take more memory than that, or
+            is no array of numbers at all.
+    """
+    nests, seen = [{'it': content}], set()
+    while nests:
+        nest = nests.pop()
+        if id(nest) in seen:
+            continue
+        seen.add(id(nest))
+        for key, value in nest.items() if isinstance(nest, dict) else \
+                enumerate(nest):
+            if isinstance(value, (dict, list, tuple)):
+                nests.append(value)
+            if not isinstance(value, Tensor):
+                continue
+            if value.layout != torch.strided or value.is_meta:
+                raise SizeError(f'{key} is no array of numbers')
+            claimed = value.numel() * value.element_size()
+            if claimed > size:
+                raise SizeError(f'{key} claims {claimed:,} bytes, the file '
+                                f'has {size:,}')
 
 
 def _why(local: str, error: Exception) -> str:
@@ -85,14 +139,29 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
         ValueError: If the file is damaged, holds no tensors, or asks to
             execute code.
     """
-    content = read_checkpoint(path)
-    for key in ('state_dict', 'model'):
+    return find_state_dict(read_checkpoint(path), path)
+
+
+def find_state_dict(content: object, path: str,
+                    keys: tuple[str, ...] = STATE_DICTS) -> dict[str, Tensor]:
+    """The tensors among what was read from a checkpoint.
+
+    Args:
+        content (object): All of it.
+        path (str): Of the file, for the message.
+        keys (tuple[str]): Where they may be, if not at the top.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    for key in keys:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
     if not isinstance(content, dict):
         content = {}
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in content.items()
+               if isinstance(v, Tensor) and isinstance(k, str)}
     if not tensors:
         raise ValueError(f'{path} holds no state dict')
     return tensors
@@ -134,7 +203,8 @@ def load_pretrained(module: nn.Module,
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If no key matches, or shapes differ.
+        ValueError: If no key matches, shapes differ, or a weight is not
+            finite.
     """
     state_dict = load_state_dict(path)
     if is_reference_checkpoint(state_dict):
@@ -165,6 +235,10 @@ def load_pretrained(module: nn.Module,
         raise ValueError(f'{path} was made with another arch than this '
                          f'{name} ({len(shapes)} shapes differ). First: '
                          f'{shapes[0]}')
+    # Of step sizes the layers know better what is wrong.
+    check_finite(path, {k: state_dict[k] for k in matched
+                        if not k.endswith('step_size')},
+                 {k for k, _ in module.named_buffers()})
     missing, unexpected = module.load_state_dict(state_dict, strict=False)
     derived = own.keys() - matched - set(missing)
     message = f'{name}: {len(matched)} of {len(own)} keys loaded from {path}'

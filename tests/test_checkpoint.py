@@ -1,6 +1,7 @@
 import argparse
 import logging
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -166,6 +167,52 @@ def test_attributes_of_tolerated_classes_are_refused(save, owner, name):
         load_state_dict(path)
 
 
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save(dict(a=torch.zeros(10**6)), path)
+    load_state_dict(path)
+    with zipfile.ZipFile(path) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    assert torch.load(path, weights_only=True)['a'].shape == (10**6, )
+    with pytest.raises(ValueError, match='x.pth.*bytes unpack to 4,'):
+        load_state_dict(path)
+
+
+@pytest.mark.parametrize('value, words', [
+    (torch.zeros(1).expand(10**6, 10**6), 'a claims 4,000,000,000,000 bytes'),
+    (torch.zeros(10**6, 10**6, device='meta'), 'a is no array of numbers'),
+    (torch.sparse_coo_tensor([[0]], [1.], (10**12, ), check_invariants=True),
+     'a is no array'),
+])
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('wrap', [
+    lambda value: dict(a=value),
+    lambda value: dict(state_dict=dict(a=value)),
+    lambda value: dict(b=torch.ones(1), optimizer=dict(state=[dict(a=value)])),
+])
+def test_tensors_that_a_file_does_not_hold_are_refused(save, value, words,
+                                                       wrap):
+    with pytest.raises(ValueError, match=f'x.pth.*{words}'):
+        load_state_dict(save(wrap(value)))
+
+
+def test_nests_without_an_end_are_read(save):
+    nest = [torch.ones(1)]
+    nest.append(nest)
+    for _ in range(100):
+        nest = [nest, nest]  # 2^100 tensors, if each were looked at
+    assert load_state_dict(save(dict(a=torch.ones(1), nest=nest))) == dict(
+        a=torch.ones(1))
+
+
+def test_names_that_are_no_text_are_left_out(save):
+    path = save({'a': torch.ones(1), 1: torch.ones(1), None: torch.ones(1)})
+    assert load_state_dict(path) == dict(a=torch.ones(1))
+
+
 @pytest.mark.parametrize('format', ['zip', 'old', 'safetensors'])
 @pytest.mark.parametrize('share', [0, 0.01, 0.5, 0.99])
 def test_truncated_file_is_called_damaged(tmp_path, format, share):
@@ -270,6 +317,14 @@ def test_different_shapes_name_the_first_and_change_nothing(save):
             r'First: 0.bias: \(8,\) in the file, \(4,\) in the model'):
         load_pretrained(model, save(state))
     assert_same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize('value', ['nan', 'inf'])
+def test_weights_of_a_diverged_training_are_refused(save, value):
+    state = small_model(1).state_dict()
+    state['0.weight'][0, 0, 0, 0] = float(value)
+    with pytest.raises(ValueError, match='1 of 108 values of 0.weight are'):
+        load_pretrained(small_model(2), save(state))
 
 
 def test_float_weights_derive_step_sizes_and_it_is_said(save, log):

@@ -43,6 +43,21 @@ def test_when_one_process_dies_the_other_ends(workplace):
     assert check_death(workplace, victims=(1, )) == (1, [])
 
 
+def test_sigterm_to_one_process_stops_both(workplace):
+    from torture.processes import check_stop
+    assert check_stop(workplace) == (1, [])
+
+
+def test_torchrun_shows_the_first_error(workplace):
+    from torture.processes import check_torchrun
+    assert check_torchrun(workplace, ('raised', )) == (1, [])
+
+
+def test_mmengines_runner_of_sharded_models(workplace):
+    from torture.processes import check_flexible
+    assert check_flexible(workplace, ('fsdp', )) == (1, [])
+
+
 @pytest.fixture
 def alone(monkeypatch) -> None:
     """No launcher around, whatever runs this test."""

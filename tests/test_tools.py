@@ -316,6 +316,12 @@ def test_convert_checkpoint(tmp_path, monkeypatch, golden):
     with pytest.raises(SystemExit, match='junk.pth'):
         run_tool(monkeypatch, tmp_path, 'convert_checkpoint.py', 'junk.pth',
                  'x.pth')
+    weights['head.weight'] = weights['head.weight'] * float('nan')
+    torch.save(dict(model=weights), tmp_path / 'diverged.pth')
+    with pytest.raises(SystemExit, match='diverged.pth: .*head.fc.weight'):
+        run_tool(monkeypatch, tmp_path, 'convert_checkpoint.py',
+                 'diverged.pth', 'x.pth')
+    assert not (tmp_path / 'x.pth').exists()
 
 
 def test_prepare_data(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mmqsdt.checkpoint import load_state_dict
+from mmqsdt.checkpoint import check_finite, load_state_dict
 from mmqsdt.convert import convert_reference_checkpoint
 
 
@@ -25,6 +25,7 @@ def main() -> None:
     try:
         theirs = load_state_dict(args.src)
         ours = convert_reference_checkpoint(theirs, args.backbone_only)
+        check_finite(args.src, ours)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
     Path(args.dst).parent.mkdir(parents=True, exist_ok=True)

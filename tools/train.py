@@ -70,8 +70,10 @@ def main() -> None:
         skip_broken(cfg)
         if args.amp:
             use_amp(cfg.optim_wrapper)
-        if args.resume:
-            set_resume(cfg, args.resume, args.unsafe_load)
+        resume = args.resume or cfg.get('resume') and (
+            cfg.get('load_from') or 'auto')
+        if resume:
+            set_resume(cfg, resume, args.unsafe_load)
         if args.auto_scale_lr:
             cfg.auto_scale_lr.enable = True
         join_processes(cfg)

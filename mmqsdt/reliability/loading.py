@@ -9,14 +9,22 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import load_from_local as load_unsafely
-from torch import Tensor, nn
+from torch import nn
 
-from ..checkpoint import check_finite, read_checkpoint
-from .checkpoint_hook import INTERRUPTED
+from ..checkpoint import (
+    check_finite,
+    find_state_dict,
+    read_checkpoint,
+    safe_checkpoint_classes,
+)
+from .checkpoint_hook import INTERRUPTED, STATE
 
 # torch.load then unpickles no code, whatever its caller asks for.
 FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+# mmengine's list for files from elsewhere has a getattr that gives anything.
+UNSAFE_CLASSES = getattr(mmengine_checkpoint, 'get_torch_safe_globals', None)
 
 
 def load_from_local(filename: str, map_location: object = None) -> object:
@@ -49,6 +57,8 @@ def guard_loading(unsafe: bool = False) -> None:
     else:
         os.environ[FORCE_SAFE] = '1'
         os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    mmengine_checkpoint.get_torch_safe_globals = \
+        UNSAFE_CLASSES if unsafe else safe_checkpoint_classes
     CheckpointLoader.register_scheme(
         '', load_unsafely if unsafe else load_from_local, force=True)
 
@@ -65,9 +75,13 @@ def set_resume(cfg: Config, path: str, unsafe: bool = False) -> None:
 
     Raises:
         FileNotFoundError: If there is no checkpoint at a path given.
-        ValueError: If it is none to resume from; with 'auto', if none of
-            those in the work dir is.
+        ValueError: If it is none to resume from, or not on this machine;
+            with 'auto', if none of those in the work dir is.
     """
+    if '://' in path and not unsafe:
+        # mmengine would load it once more, and run what it has for a config.
+        raise ValueError(f'a training is resumed from a file of this machine, '
+                         f'not from {path}: fetch it first')
     if path == 'auto':
         path = last_good_checkpoint(cfg.work_dir, unsafe)
         if path is None:
@@ -115,18 +129,21 @@ def last_good_checkpoint(work_dir: str, unsafe: bool = False) -> str | None:
 
 def find_checkpoints(work_dir: str) -> list[str]:
     """Checkpoints of a work dir, the newest first."""
-    folder = Path(work_dir)
-    paths = []
-    pointer, elsewhere = folder / 'last_checkpoint', []
+    folders, last = [Path(work_dir)], ''
+    pointer = folders[0] / 'last_checkpoint'
     if pointer.is_file():
         text = pointer.read_bytes().decode(errors='replace').strip('\0 \n')
-        # The folder may have been moved or copied, or the hook has another
-        # out_dir.
-        paths, elsewhere = [folder / Path(text).name], [Path(text)]
-    paths.append(folder / INTERRUPTED)
-    numbered = [(int(m[1]), p) for p in folder.glob('*.pth')
-                if (m := re.fullmatch(r'(?:epoch|iter)_(\d+)', p.stem))]
-    paths += [path for _, path in sorted(numbered, reverse=True)] + elsewhere
+        last = Path(text).name
+        if last != text:
+            # This folder may have been moved or copied; then the other one
+            # comes last. Or the hook has another out_dir.
+            folders.append(Path(text).parent)
+    paths = []
+    for folder in folders:
+        numbered = [(int(m[1]), p) for p in folder.glob('*.pth')
+                    if (m := re.fullmatch(r'(?:epoch|iter)_(\d+)', p.stem))]
+        paths += [folder / last, folder / INTERRUPTED,
+                  *(path for _, path in sorted(numbered, reverse=True))]
     found = [str(p) for p in paths if p.suffix and p.is_file()]
     unique: dict[str, str] = {}
     for path in found:
@@ -157,8 +174,9 @@ def read_resumable(path: str, unsafe: bool = False) -> dict:
             f'{path} is no checkpoint to resume from, it has no '
             f'{", ".join(lacking)}; weights alone are for load_from')
     _check_sums(path)
-    check_finite(path, {k: v for k, v in content['state_dict'].items()
-                        if isinstance(v, Tensor)})
+    ours = content.get(STATE)
+    infinite = ours.get('infinite', ()) if isinstance(ours, dict) else ()
+    check_finite(path, find_state_dict(content, path), set(infinite))
     return content
 
 
@@ -197,10 +215,10 @@ def check_fits(model: nn.Module, cfg: Config) -> None:
     if not path or '://' in path:
         return
     content = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
-    found = content.get('state_dict', content)
-    found = {re.sub(r'^module\.', '', k): v for k, v in found.items()
-             if isinstance(v, Tensor)}
-    own = getattr(model, 'module', model).state_dict()
+    found = find_state_dict(content, path, ('state_dict', ))
+    found = {re.sub(r'^module\.', '', k): v for k, v in found.items()}
+    model = getattr(model, 'module', model)
+    own = model.state_dict()
     shapes = [f'{k}: {tuple(found[k].shape)} in the file, '
               f'{tuple(own[k].shape)} in the model'
               for k in own if k in found and own[k].shape != found[k].shape]
@@ -216,4 +234,4 @@ def check_fits(model: nn.Module, cfg: Config) -> None:
             f'{path} was saved from another config: {len(shapes)} shapes '
             f'differ and {len(missing)} of {len(own)} entries of this {name} '
             f'are missing. First: {first}')
-    check_finite(path, found)
+    check_finite(path, found, {k for k, _ in model.named_buffers()})

@@ -620,6 +620,16 @@ def test_init_cfg_of_a_whole_student_loads_its_head_too(tmp_path):
 # --- bad input: one clear error when training starts -----------------------
 
 
+def test_a_teacher_that_diverged_is_refused(checkpoint, tmp_path):
+    state = load_state_dict(checkpoint)
+    name = next(k for k in state if k.endswith('conv.weight'))
+    state[name][0] = float('nan')
+    torch.save(dict(state_dict=state), tmp_path / 'diverged.pth')
+    with pytest.raises(ValueError, match=f'diverged.pth: .*{name}'):
+        attached(MODELS.build(STUDENT),
+                 hook_cfg(str(tmp_path / 'diverged.pth')))
+
+
 @pytest.mark.parametrize('change, error, message', [
     (dict(teacher=STUDENT), ValueError, 'teacher is the student'),
     (dict(teacher=dict(type='mmqsdt.QSDTransformer', arch=ARCH)), ValueError,

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, load_checkpoint
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 from torture.hostile import Payload, check_broken, check_hostile
 
@@ -28,8 +29,9 @@ def save(path, value=1., **more):
     return str(path)
 
 
-WAYS = ['train --resume PATH', 'train load_from', 'train init_cfg',
-        'train teacher', 'test', 'convert_checkpoint', 'visualize']
+WAYS = ['train --resume PATH', 'train resume=True', 'train load_from',
+        'train init_cfg', 'train teacher', 'test', 'convert_checkpoint',
+        'visualize']
 
 
 @pytest.mark.parametrize('way', WAYS)
@@ -40,7 +42,7 @@ def test_code_in_a_checkpoint_is_never_executed(workplace, way):
 
 def test_broken_checkpoints_give_one_clear_error(workplace):
     given, wrong = check_broken(workplace, ['empty', 'nan', 'wrong shape'])
-    assert given == 6 and not wrong
+    assert given == 8 and not wrong
 
 
 def test_the_unsafe_second_try_is_reached_by_the_flag_alone(tmp_path):
@@ -53,6 +55,8 @@ def test_the_unsafe_second_try_is_reached_by_the_flag_alone(tmp_path):
         with pytest.raises((ValueError, pickle.UnpicklingError)):
             read()
         assert not mark.exists()
+    # The list of those that mmengine reads from elsewhere has a getattr.
+    assert getattr not in mmengine_checkpoint.get_torch_safe_globals()
     guard_loading(unsafe=True)
     CheckpointLoader.load_checkpoint(str(path))['hook'].close()
     assert mark.exists()
@@ -69,6 +73,26 @@ def test_checkpoints_are_found_newest_first(tmp_path):
     assert find_checkpoints(tmp_path)[0] == str(tmp_path / 'epoch_9.pth')
     (tmp_path / 'last_checkpoint').write_bytes(b'\0' * 40)  # a power cut
     assert find_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_10.pth')
+
+
+def test_checkpoints_of_another_out_dir_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ('work', 'out/work'):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / 'epoch_9.pth').touch()  # of another training
+    paths = [f'out/work/epoch_{n}.pth' for n in (2, 3, 1)]
+    for path in paths:
+        (tmp_path / path).touch()
+    (tmp_path / 'work/last_checkpoint').write_text(paths[0])
+    assert find_checkpoints('work') == paths
+    (tmp_path / 'work/last_checkpoint').write_text('epoch_9.pth')
+    assert find_checkpoints('work') == []
+
+
+def test_a_training_is_not_resumed_from_elsewhere(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    with pytest.raises(ValueError, match='s3://x/y.pth: fetch it first'):
+        set_resume(cfg, 's3://x/y.pth')
 
 
 def test_the_last_good_checkpoint_is_taken_with_a_warning(tmp_path, caplog):
@@ -119,6 +143,11 @@ def test_what_is_loaded_must_fit(tmp_path):
         check_fits(nn.Linear(3, 2), cfg)
     cfg.resume = False
     check_fits(nn.Linear(3, 2), cfg)  # another head: mmengine warns
+    torch.save(torch.ones(1), tmp_path / 'y.pth')
+    cfg.load_from = str(tmp_path / 'y.pth')
+    with pytest.raises(ValueError, match='y.pth holds no state dict'):
+        check_fits(nn.Linear(2, 2), cfg)
+    cfg.load_from = path
     save(tmp_path / 'x.pth', float('inf'))
     with pytest.raises(ValueError, match='4 of 4 values of weight'):
         check_fits(nn.Linear(2, 2), cfg)

@@ -1,10 +1,15 @@
-"""All cases, by name: what ``make torture`` runs."""
+"""All cases: what ``make torture`` runs, in this order.
+
+First what a training is trusted for, then what takes long; the inputs of the
+fuzzers, which can be cut anywhere, come last.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import fuzz, hostile, interruption, numbers, processes, soak
+from . import data, fuzz, hostile, interruption, numbers, processes, soak
+from .budget import Budget
 
 
 @dataclass
@@ -14,69 +19,117 @@ class Case:
     Attributes:
         fault (str): What is injected.
         promise (str): What must not be lost.
-        run (Callable): Given a folder with the digits, injects the faults;
-            returns how many, and every breach of the promise.
+        times (int): How many faults, if there is time.
+        seconds (int): What they took on two cores. Of the time that is left
+            a case is given its share, by this and those of the cases to
+            come.
+        run (Callable): Given a folder with the digits and a Budget, injects
+            the faults; returns how many, and every breach of the promise.
     """
     fault: str
     promise: str
-    run: Callable[[Path], tuple[int, list[str]]]
+    times: int
+    seconds: int
+    run: Callable[[Path, Budget], tuple[int, list[str]]]
 
 
 EXACT = 'resumed bit for bit'
+SETTINGS = {
+    'epochs_ema': 'by epoch, EMA',
+    'epochs_fgd': 'by epoch, distillation',
+    'epochs_workers': 'by epoch, worker processes',
+    'epochs_inside': 'by epoch, saved within',
+    'iterations_ema': 'by iteration, EMA',
+    'iterations_workers': 'by iteration, worker processes',
+}
 
 
-def spoiled(folder: Path) -> tuple[int, list[str]]:
-    wrong = [
-        each for what in ('layer', 'gradient') for policy in ('stop', 'skip')
-        for each in numbers.check_spoiled(folder, what, policy)
-    ]
-    return 4, wrong
+def signals(setting: str, words: str) -> Case:
+    return Case(
+        f'SIGTERM, SIGINT, kill -9 in training and validation: {words}',
+        EXACT, 6, 40, lambda folder, budget: interruption.check_signals(
+            folder, setting, budget))
 
 
-def counted(result: tuple[int, list[str]],
-            number: int) -> tuple[int, list[str]]:
-    return number, result[1]
+def fuzzed(fault: str, promise: str, times: int, seconds: int,
+           fuzzer: Callable) -> Case:
+
+    def run(folder: Path, budget: Budget) -> tuple[int, list[str]]:
+        _, wrong = fuzzer(folder, times, budget=budget)
+        return budget.done, wrong
+
+    return Case(fault, promise, times, seconds, run)
 
 
+def case(fault: str, promise: str, times: int, seconds: int,
+         check: Callable) -> Case:
+    """Of a check that takes a budget by name."""
+    return Case(fault, promise, times, seconds,
+                lambda folder, budget: check(folder, budget=budget))
+
+
+def single(fault: str, promise: str, seconds: int, check: Callable) -> Case:
+    """Of a check that is one fault."""
+    return Case(fault, promise, 1, seconds,
+                lambda folder, budget: check(folder))
+
+
+WAYS = hostile.paths_into_us(Path(), '')
+TOOLS = {command[0] for command in WAYS.values()}
 CASES = [
-    *(Case(f'SIGTERM, SIGINT, kill -9: {setting}', EXACT,
-           lambda folder, setting=setting: interruption.check_signals(
-               folder, setting))
-      for setting in ('epochs_ema', 'epochs_fgd', 'epochs_workers',
-                      'iterations_ema', 'iterations_workers')),
-    Case('kill -9 while a checkpoint is written', EXACT,
+    *(signals(*item) for item in SETTINGS.items()),
+    case('kill -9 while a checkpoint is written', EXACT, 12, 60,
          interruption.check_writing),
-    Case('kill -9 at any moment', EXACT,
-         lambda folder: interruption.check_any_moment(folder, 10)),
-    Case('second SIGTERM', 'stops at once', interruption.check_second_signal),
-    Case('disk full', 'clear error, last checkpoint stays',
-         interruption.check_full_disk),
-    Case('corrupt last checkpoint', 'the one before it, with a warning',
-         interruption.check_corrupt),
-    Case('the same seed again', 'equal bit for bit',
+    case('kill -9 while the best checkpoint is replaced',
+         'one is always there; ' + EXACT, 4, 30, interruption.check_best),
+    Case('kill -9 at any moment', EXACT, 10, 60,
+         lambda folder, budget: interruption.check_any_moment(
+             folder, 10, budget=budget)),
+    single('second SIGTERM', 'stops at once', 5,
+           interruption.check_second_signal),
+    single('disk full', 'clear error, last checkpoint stays', 15,
+           interruption.check_full_disk),
+    case('corrupt last checkpoint', 'the one before it, with a warning', 5,
+         20, interruption.check_corrupt),
+    case('the same seed again', 'equal bit for bit', 2, 20,
          interruption.check_same_seed),
-    Case('code in a checkpoint', 'never executed', hostile.check_hostile),
-    Case('broken checkpoint', 'one clear error', hostile.check_broken),
-    Case('mutated packed files', 'refused or equal',
-         lambda folder: counted(fuzz.fuzz_packed(folder, 20_000), 20_000)),
-    Case('mutated checkpoints', 'refused or read',
-         lambda folder: counted(fuzz.fuzz_checkpoints(folder, 10_000),
-                                10_000)),
-    Case('mutated weights for the converter', 'refused or converted',
-         lambda folder: counted(fuzz.fuzz_converter(70_000), 70_000)),
-    Case('NaN in a layer, inf in a gradient', 'named; weights stay finite',
-         spoiled),
-    Case('two processes for one with twice the batch',
-         'the same weights to 1e-13', processes.check_doubled_batch),
-    Case('batch norms of two processes', 'validated as they are saved',
-         processes.check_statistics),
-    Case('SIGTERM to one of two processes', EXACT, processes.check_stop),
-    Case('kill -9 one of two processes', 'the other ends in 30 s',
+    case(f'code in a checkpoint, on {len(WAYS)} ways into {len(TOOLS)} tools',
+         'never executed', len(hostile.ways_and_kinds()), 150,
+         hostile.check_hostile),
+    case('broken checkpoint, to resume, to start from and to test',
+         'one clear error', len(hostile.files_and_tools({}, Path())), 80,
+         hostile.check_broken),
+    case('broken, odd or missing training data',
+         'left out and named, or read', len(data.TRAINING), 120,
+         data.check_training),
+    case('broken evaluation data', 'refused before training, named',
+         len(data.EVALUATION), 20, data.check_evaluation),
+    case('NaN in a layer, inf in a gradient', 'named; weights stay finite',
+         4, 20, numbers.check_all_spoiled),
+    case('two processes for one with twice the batch; resumed; tested',
+         'the same weights to 1e-13, each image once', 4, 40,
+         processes.check_doubled_batch),
+    single('batch norms of two processes', 'validated as they are saved', 20,
+           processes.check_statistics),
+    single('SIGTERM to one of two processes', f'both stop; {EXACT}', 30,
+           processes.check_stop),
+    case('kill -9 one of two processes', 'the other ends in 30 s', 2, 20,
          processes.check_death),
-    Case('torchrun: an error, kill -9', 'the first error is shown',
+    case('torchrun: no fault, an error, kill -9',
+         'all end, the first error is shown', 3, 60,
          processes.check_torchrun),
-    Case('kill -9 a worker of a data loader', 'one error, no hang',
+    case('FlexibleRunner: DDPStrategy, FSDPStrategy',
+         'an epoch each, the same first loss', 2, 40,
+         processes.check_flexible),
+    case('kill -9 a worker of a data loader', 'one error, no hang', 2, 15,
          soak.check_workers),
-    Case('5,000 iterations', 'memory and open files stay',
-         soak.check_soak),
+    Case('iterations of one training, with validation, workers, EMA',
+         'memory and open files stay', 5000, 240, soak.check_soak),
+    fuzzed('mutated packed files', 'refused or equal', 20_000, 60,
+           fuzz.fuzz_packed),
+    fuzzed('mutated checkpoints', 'refused or read', 10_000, 60,
+           fuzz.fuzz_checkpoints),
+    fuzzed('mutated weights for the converter', 'refused or converted',
+           70_000, 120, lambda folder, number, budget: fuzz.fuzz_converter(
+               number, budget=budget)),
 ]

@@ -21,6 +21,8 @@ from mmqsdt.deploy import pack, read_packed
 from mmqsdt.deploy import packing as module
 from mmqsdt.layers import LSQConv2d, LSQLinear
 
+from .budget import Budget
+
 SLOW = 5.  # seconds; a file of a few kB takes less than one hundredth
 
 
@@ -47,7 +49,8 @@ def mutate(data: bytes, rng: np.random.Generator, end: int = 0) -> bytes:
 
 
 def fuzz(read: Callable[[bytes], object], make: Callable[[int], bytes],
-         number: int, errors: tuple[type, ...]) -> tuple[int, list[str]]:
+         number: int, errors: tuple[type, ...],
+         budget: Budget | None = None) -> tuple[int, list[str]]:
     """Feed a reader.
 
     Args:
@@ -55,13 +58,15 @@ def fuzz(read: Callable[[bytes], object], make: Callable[[int], bytes],
         make (Callable): The i-th input.
         number (int): Of inputs.
         errors (tuple): What the reader is documented to raise.
+        budget (Budget, optional): Has the number of inputs that were given.
 
     Returns:
         tuple: How many were refused, and what went wrong.
     """
+    budget = budget or Budget()
     refused, wrong = 0, []
     before = peak_memory()
-    for i in range(number):
+    for i in budget.each(range(number)):
         data = make(i)
         start = time.perf_counter()
         try:
@@ -76,6 +81,7 @@ def fuzz(read: Callable[[bytes], object], make: Callable[[int], bytes],
             wrong.append(f'input {i} took {time.perf_counter() - start:.1f}s')
     if peak_memory() - before > 500:
         wrong.append(f'{peak_memory() - before:.0f} MB more memory')
+    budget.figures.append(f'{refused / max(1, budget.done):.0%} refused')
     return refused, wrong
 
 
@@ -90,8 +96,8 @@ def small_net() -> nn.Module:
         LSQConv2d(3, 4, 3), nn.BatchNorm2d(4), LSQLinear(4, 5))
 
 
-def fuzz_packed(folder: Path, number: int, seed: int = 0
-                ) -> tuple[int, list[str]]:
+def fuzz_packed(folder: Path, number: int, seed: int = 0,
+                budget: Budget | None = None) -> tuple[int, list[str]]:
     """Packed files: half mutated anywhere, half in what their header says,
     with the check sum that fits."""
     source, path = folder / 'source.safetensors', folder / 'x.safetensors'
@@ -118,11 +124,11 @@ def fuzz_packed(folder: Path, number: int, seed: int = 0
         path.write_bytes(data)
         read_packed(str(path))
 
-    return fuzz(read, make, number, (ValueError, ))
+    return fuzz(read, make, number, (ValueError, ), budget)
 
 
-def fuzz_checkpoints(folder: Path, number: int, seed: int = 0
-                     ) -> tuple[int, list[str]]:
+def fuzz_checkpoints(folder: Path, number: int, seed: int = 0,
+                     budget: Budget | None = None) -> tuple[int, list[str]]:
     """Checkpoints in torch's two formats, mutated, read and converted."""
     rng = np.random.default_rng(seed)
     contents = []
@@ -143,7 +149,7 @@ def fuzz_checkpoints(folder: Path, number: int, seed: int = 0
         path.write_bytes(data)
         load_state_dict(str(path))
 
-    return fuzz(read, make, number, (ValueError, ))
+    return fuzz(read, make, number, (ValueError, ), budget)
 
 
 def reference_weights() -> dict[str, torch.Tensor]:
@@ -163,7 +169,8 @@ def reference_weights() -> dict[str, torch.Tensor]:
     return weights
 
 
-def fuzz_converter(number: int, seed: int = 0) -> tuple[int, list[str]]:
+def fuzz_converter(number: int, seed: int = 0, budget: Budget | None = None
+                   ) -> tuple[int, list[str]]:
     """State dicts with mutated names, shapes, types and values."""
     rng = np.random.default_rng(seed)
     weights = reference_weights()
@@ -198,6 +205,4 @@ def fuzz_converter(number: int, seed: int = 0) -> tuple[int, list[str]]:
         is_reference_checkpoint(state)
         convert_reference_checkpoint(state)
 
-    return fuzz(read, make, number, (ValueError, ))
-
-
+    return fuzz(read, make, number, (ValueError, ), budget)

@@ -7,11 +7,17 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
+from mmqsdt.checkpoint import load_state_dict
+
+from .budget import Budget
 from .training import (
     SETTINGS,
+    better_each_time,
     compare,
+    differences,
     finish,
     kill_while_writing,
     log_of,
@@ -22,11 +28,11 @@ from .training import (
 )
 
 
-def reference(folder: Path, setting: str) -> Path:
+def reference(folder: Path, setting: str, inject=None) -> Path:
     """The last checkpoint of the setting, never interrupted."""
     path = folder / f'{setting}_whole' / SETTINGS[setting][2]
     if not path.exists():
-        code = train(folder, setting, path.parent.name)
+        code = train(folder, setting, path.parent.name, inject=inject)
         if code:
             raise RuntimeError(log_of(folder)[-2000:])
     return path
@@ -52,10 +58,10 @@ def interrupt(folder: Path, setting: str, inject, expected: int
     return wrong + resume(folder, setting, work_dir, whole)
 
 
-def resume(folder: Path, setting: str, work_dir: Path, whole: Path
-           ) -> list[str]:
+def resume(folder: Path, setting: str, work_dir: Path, whole: Path,
+           inject=None) -> list[str]:
     """Resume and compare; nothing half-written may stay."""
-    code = train(folder, setting, work_dir.name, '--resume')
+    code = train(folder, setting, work_dir.name, '--resume', inject=inject)
     if code:
         return [f'{setting}: resuming ended with {code}: '
                 f'{log_of(folder)[-500:]}']
@@ -64,8 +70,13 @@ def resume(folder: Path, setting: str, work_dir: Path, whole: Path
     return wrong + [f'{p.name} was left' for p in work_dir.glob('*.part')]
 
 
-def check_signals(folder: Path, setting: str) -> tuple[int, list[str]]:
-    """SIGTERM and SIGINT in training, kill -9 there and in validation."""
+def check_signals(folder: Path, setting: str, budget: Budget | None = None
+                  ) -> tuple[int, list[str]]:
+    """SIGTERM and SIGINT in training, kill -9 there and in validation.
+
+    The third SIGTERM comes in the last iteration of an epoch.
+    """
+    budget = budget or Budget()
     first = 4 if setting.startswith('epochs') else 2
     val = 3 if setting.startswith('epochs') else 2
     faults = [
@@ -74,28 +85,67 @@ def check_signals(folder: Path, setting: str) -> tuple[int, list[str]]:
         (send_at(signal.SIGKILL, 'after_train_iter', first + 1), 137),
         (send_at(signal.SIGKILL, 'after_val_iter', val), 137),
         (send_at(signal.SIGTERM, 'after_val_iter', val), 143),
+        (send_at(signal.SIGTERM, 'before_train_iter', 2 * val - 1), 143),
     ]
     wrong = []
-    for inject, code in faults:
+    for inject, code in budget.each(faults):
         wrong += interrupt(folder, setting, inject, code)
-    return len(faults), wrong
+    return budget.done, wrong
 
 
-def check_writing(folder: Path, setting: str = 'epochs_ema'
-                  ) -> tuple[int, list[str]]:
+def check_writing(folder: Path, setting: str = 'epochs_ema',
+                  budget: Budget | None = None) -> tuple[int, list[str]]:
     """kill -9 at each moment of writing a checkpoint and its pointer."""
-    wrong, number = [], 0
-    for moment in ('half', 'fsync', 'replace'):
-        for which in (1, 2, 3, 4):
-            wrong += interrupt(folder, setting,
-                               kill_while_writing(moment, which), 137)
-            number += 1
-    return number, wrong
+    budget, wrong = budget or Budget(), []
+    for moment, which in budget.each(
+            product(('half', 'fsync', 'replace'), (1, 2, 3, 4))):
+        wrong += interrupt(folder, setting,
+                           kill_while_writing(moment, which), 137)
+    return budget.done, wrong
 
 
-def check_any_moment(folder: Path, number: int, setting: str = 'epochs_ema'
-                     ) -> tuple[int, list[str]]:
+def check_best(folder: Path, budget: Budget | None = None
+               ) -> tuple[int, list[str]]:
+    """kill -9 while a better checkpoint takes the place of the best.
+
+    Each epoch writes five files: its checkpoint and the pointer to it, the
+    best, and the first two again, which then know of the best.
+    """
+    budget, wrong = budget or Budget(), []
+    whole = reference(folder, 'epochs_best', better_each_time)
+    name = 'best_accuracy_top1_epoch_{}.pth'.format
+    work_dir = folder / 'interrupted'
+    for moment, which in budget.each(
+            [('half', 8), ('replace', 8), ('replace', 9), ('replace', 10)]):
+
+        def inject(moment: str = moment, which: int = which) -> None:
+            better_each_time()
+            kill_while_writing(moment, which)()
+
+        shutil.rmtree(work_dir, ignore_errors=True)
+        code = train(folder, 'epochs_best', work_dir.name, inject=inject)
+        best = list(work_dir.glob('best*.pth'))
+        for path in best:
+            load_state_dict(path)
+        if not best:
+            wrong.append(f'{moment} {which}: the best was lost')
+        if code != 137:
+            wrong.append(f'{moment} {which}: ended with {code}')
+        wrong += resume(folder, 'epochs_best', work_dir, whole,
+                        better_each_time)
+        left = sorted(p.name for p in work_dir.glob('*.pth'))
+        if left != [name(3), whole.name]:
+            wrong.append(f'{left} are there')
+        else:
+            wrong += differences(*(load_state_dict(p.parent / name(3))
+                                   for p in (whole, work_dir / 'x')))
+    return budget.done, wrong
+
+
+def check_any_moment(folder: Path, number: int, setting: str = 'epochs_ema',
+                     budget: Budget | None = None) -> tuple[int, list[str]]:
     """kill -9 again and again at moments drawn at random, one training."""
+    budget = budget or Budget()
     whole = reference(folder, setting)
     work_dir = folder / 'interrupted'
     shutil.rmtree(work_dir, ignore_errors=True)
@@ -104,7 +154,7 @@ def check_any_moment(folder: Path, number: int, setting: str = 'epochs_ema'
     length = time.monotonic() - started
     draw, wrong, killed = random.Random(0), [], 0
     shutil.rmtree(work_dir, ignore_errors=True)
-    for _ in range(number):
+    for _ in budget.each(range(number)):
         child = start(folder, 'train.py', f'{setting}.py', '--work-dir',
                       work_dir.name, '--resume')
         time.sleep(draw.uniform(0.2, 0.9) * length)
@@ -156,22 +206,28 @@ def check_full_disk(folder: Path) -> tuple[int, list[str]]:
     return 1, wrong + resume(folder, 'epochs', work_dir, whole)
 
 
-def check_corrupt(folder: Path) -> tuple[int, list[str]]:
+def check_corrupt(folder: Path, budget: Budget | None = None
+                  ) -> tuple[int, list[str]]:
     """The last checkpoint is spoilt on the disk; the one before it serves."""
+    budget = budget or Budget()
     whole = reference(folder, 'epochs')
     source = whole.parent
-    spoilt = {
+    changes = {
         'cut': lambda b: b[:len(b) // 2],
         'empty': lambda b: b'',
         'one bit': lambda b: b[:len(b) // 2] + bytes(
             [b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1:],
         'zeros': lambda b: bytes(len(b)),
+        'all': None
     }
     wrong = []
     work_dir = folder / 'interrupted'
-    for name, change in spoilt.items():
+    for name, change in budget.each(changes.items()):
         shutil.rmtree(work_dir, ignore_errors=True)
         shutil.copytree(source, work_dir)
+        if name == 'all':
+            wrong += resume_from_nothing(folder, work_dir)
+            continue
         last = work_dir / whole.name
         last.write_bytes(change(last.read_bytes()))
         wrong += [f'{name}: {each}'
@@ -179,22 +235,28 @@ def check_corrupt(folder: Path) -> tuple[int, list[str]]:
         log = log_of(folder)
         if 'SKIPPED' not in log or 'epoch_2.pth instead' not in log:
             wrong.append(f'{name}: no warning')
+    return budget.done, wrong
+
+
+def resume_from_nothing(folder: Path, work_dir: Path) -> list[str]:
+    """All checkpoints are spoilt: one error, and no fresh start."""
     for path in work_dir.glob('*.pth'):
         path.write_bytes(b'')
     code = run(folder, 'train.py', 'epochs.py', '--work-dir', work_dir.name,
                '--resume')
     if code != 1 or 'none of the 3 checkpoints' not in log_of(folder):
-        wrong.append(f'all spoilt: ended with {code}')
-    return len(spoilt) + 1, wrong
+        return [f'all spoilt: ended with {code}']
+    return []
 
 
-def check_same_seed(folder: Path) -> tuple[int, list[str]]:
+def check_same_seed(folder: Path, budget: Budget | None = None
+                    ) -> tuple[int, list[str]]:
     """Two runs with the same seed, with and without worker processes."""
-    wrong = []
-    for setting in ('epochs', 'iterations_workers'):
+    budget, wrong = budget or Budget(), []
+    for setting in budget.each(('epochs', 'iterations_workers')):
         whole = reference(folder, setting)
         work_dir = folder / 'again'
         shutil.rmtree(work_dir, ignore_errors=True)
         train(folder, setting, work_dir.name)
         wrong += compare(whole, work_dir / whole.name)
-    return 2, wrong
+    return budget.done, wrong

@@ -1,6 +1,7 @@
 """Losses and gradients that are no numbers, in trainings that are running."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from mmengine.runner import Runner
 
 from mmqsdt.checkpoint import load_state_dict
 
+from .budget import Budget
 from .training import SETTINGS, log_of, train
 
 LAYER = 'backbone.stages.2.blocks.0.conv2.norm'
@@ -66,3 +68,12 @@ def check_spoiled(folder: Path, what: str, policy: str) -> list[str]:
         if not torch.isfinite(value).all():
             wrong.append(f'{key} in {last} is not finite')
     return wrong
+
+
+def check_all_spoiled(folder: Path, budget: Budget) -> tuple[int, list[str]]:
+    """A layer and a gradient, under both policies."""
+    wrong = []
+    for what, policy in budget.each(
+            product(('layer', 'gradient'), ('stop', 'skip'))):
+        wrong += check_spoiled(folder, what, policy)
+    return budget.done, wrong

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -21,7 +22,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmqsdt.checkpoint import read_checkpoint
 from mmqsdt.launch import build_model
 
-from .training import ROOT, compare, log_of, run, send_at, start
+from .budget import Budget
+from .training import (
+    PATIENCE,
+    ROOT,
+    compare,
+    log_of,
+    run,
+    send_at,
+    start,
+)
 
 # Equal gradients are what is tested, so nothing else may differ: no
 # augmentation, frozen statistics, and an optimizer that is linear in the
@@ -65,7 +75,6 @@ test_dataloader = dict(batch_size=2, dataset=dict(indices=9))
 train_cfg = dict(max_epochs=1, val_interval=1)
 default_hooks = dict(logger=dict(interval=1))
 """
-PATIENCE = 240  # seconds, after which a run counts as hung
 
 
 def settle(config: str, path: Path) -> None:
@@ -192,7 +201,8 @@ def furthest(first: Path, second: Path) -> tuple[float, float]:
         v for k, v in apart.items() if k.endswith('step_size'))
 
 
-def check_doubled_batch(folder: Path) -> tuple[int, list[str]]:
+def check_doubled_batch(folder: Path, budget: Budget | None = None
+                        ) -> tuple[int, list[str]]:
     """One process with twice the batch, two processes, and those resumed.
 
     With FGD, SpikeMonitorHook and channels_last; and a test of nine images,
@@ -208,8 +218,10 @@ def check_doubled_batch(folder: Path) -> tuple[int, list[str]]:
     one, two = folder / 'one', folder / 'two'
     apart, steps = furthest(one / 'epoch_2.pth', two / 'epoch_2.pth')
     moved, steps_moved = furthest(one / 'epoch_1.pth', one / 'epoch_2.pth')
-    print(f'weights moved by {moved:.1e}, {apart:.1e} apart; step sizes '
-          f'{steps_moved:.1e}, {steps:.1e}')
+    if budget is not None:
+        budget.figures.append(
+            f'weights moved by {moved:.1e}, {apart:.1e} apart; step sizes '
+            f'by {steps_moved:.1e}, {steps:.1e}')
     if not (moved > 1e-4 and steps_moved > 1e-6):
         wrong.append(f'nothing was trained: {moved}, {steps_moved}')
     if not apart <= TOLERANCE:
@@ -282,7 +294,8 @@ def keep_statistics(rank: int) -> None:
 
 
 def check_death(folder: Path, victims: tuple[int, ...] = (0, 1),
-                seconds: float = 30.) -> tuple[int, list[str]]:
+                seconds: float = 30.,
+                budget: Budget | None = None) -> tuple[int, list[str]]:
     """Kill -9 either process: the other must end, by itself, with an error.
 
     Args:
@@ -290,8 +303,8 @@ def check_death(folder: Path, victims: tuple[int, ...] = (0, 1),
         seconds (float): How long the other may take.
     """
     write_configs(folder)
-    wrong = []
-    for victim in victims:
+    budget, wrong, waits = budget or Budget(), [], []
+    for victim in budget.each(victims):
 
         def inject(rank: int, victim: int = victim) -> None:
             if rank == victim:
@@ -307,8 +320,9 @@ def check_death(folder: Path, victims: tuple[int, ...] = (0, 1),
             wrong.append(f'killed {victim}: {ended[victim][0]}, the other '
                          f'ended with {code}, {waited:.1f} s later: '
                          f'{log[-300:]}')
-        print(f'killed {victim}: the other ended {waited:.1f} s later')
-    return len(victims), wrong
+        waits.append(waited)
+    budget.figures.append(f'{max(waits):.1f} s at most')
+    return budget.done, wrong
 
 
 def check_stop(folder: Path) -> tuple[int, list[str]]:
@@ -343,10 +357,16 @@ class Fault(Hook):
 """
 
 
-def check_torchrun(folder: Path) -> tuple[int, list[str]]:
-    """torchrun: trains; and its report names what happened first."""
+def check_torchrun(folder: Path, names: tuple[str, ...] = (
+        'none', 'raised', 'killed'), budget: Budget | None = None
+                   ) -> tuple[int, list[str]]:
+    """torchrun: trains; and its report names what happened first.
+
+    Args:
+        names (tuple[str]): Of the faults.
+    """
     write_configs(folder)
-    wrong = []
+    budget, wrong = budget or Budget(), []
     faults = {
         'none': ('pass', []),
         'raised': ("raise RuntimeError('no more data on this node')",
@@ -354,26 +374,61 @@ def check_torchrun(folder: Path) -> tuple[int, list[str]]:
         'killed': ('os.kill(os.getpid(), signal.SIGKILL)',
                    ['Signal 9 (SIGKILL)']),
     }
-    for name, (what, words) in faults.items():
+    for name in budget.each(names):
+        what, words = faults[name]
         (folder / f'fault_{name}.py').write_text(_FAULT.format(what=what))
         (folder / f'{name}.py').write_text(
             "_base_ = ['short.py']\n"
             f"custom_imports = dict(imports=['mmqsdt', 'fault_{name}'])\n"
             "custom_hooks = [dict(type='Fault')]\n")
-        begin = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-             '--nproc-per-node', '2', str(ROOT / 'tools/train.py'),
-             f'{name}.py', '--launcher', 'pytorch', '--work-dir',
-             f'run_{name}'],
-            cwd=folder, capture_output=True, text=True, timeout=PATIENCE,
-            env=dict(os.environ, PYTHONPATH=f'{ROOT}:{folder}'))
-        took = time.monotonic() - begin
-        report = done.stderr.split('Root Cause (first observed failure)')[-1]
-        if bool(done.returncode) != bool(words) or \
+        code, said = torchrun(
+            folder, str(ROOT / 'tools/train.py'), f'{name}.py', '--launcher',
+            'pytorch', '--work-dir', f'run_{name}')
+        report = said.split('Root Cause (first observed failure)')[-1]
+        if bool(code) != bool(words) or \
                 not all(w in report for w in words) or \
                 (words and 'rank      : 1' not in report):
-            wrong.append(f'{name}: {done.returncode} after {took:.0f} s: '
-                         f'{done.stderr[-1500:]}')
-        print(f'torchrun, {name}: {took:.0f} s')
-    return len(faults), wrong
+            wrong.append(f'{name}: ended with {code}: {said[-1500:]}')
+    return budget.done, wrong
+
+
+def check_flexible(folder: Path, strategies: tuple[str, ...] = ('ddp', 'fsdp'),
+                   budget: Budget | None = None) -> tuple[int, list[str]]:
+    """mmengine's FlexibleRunner: an epoch and a validation each."""
+    write_configs(folder)
+    budget, wrong, losses = budget or Budget(), [], []
+    for name in budget.each(strategies):
+        work_dir = folder / name
+        code, said = torchrun(folder, '-m', 'torture.flexible', 'short.py',
+                              name, str(work_dir))
+        lines = [json.loads(line)
+                 for path in work_dir.glob('*/vis_data/scalars.json')
+                 for line in path.read_text().splitlines()]
+        losses += [line['loss'] for line in lines if 'loss' in line][:1]
+        if code or not scores(work_dir) or not all(map(isfinite, losses)):
+            wrong.append(f'{name}: ended with {code}: {said[-1500:]}')
+    # Of the same weights and images, before rounding makes spikes differ.
+    if not wrong and max(losses) - min(losses) > 1e-4:
+        wrong.append(f'other losses in the first iteration: {losses}')
+    return budget.done, wrong
+
+
+def torchrun(folder: Path, *command: str) -> tuple[int | str, str]:
+    """Run a program in two processes of torchrun.
+
+    Returns:
+        tuple: Its code, 'hung' if it had to be killed; and what it said on
+        stderr.
+    """
+    child = subprocess.Popen(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+         '--nproc-per-node', '2', *command],
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, start_new_session=True, env=dict(
+            os.environ, PYTHONPATH=f'{ROOT}:{ROOT}/tests:{folder}'))
+    try:
+        _, said = child.communicate(timeout=PATIENCE)
+        return child.returncode, said
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)  # its workers too
+        return 'hung', child.communicate()[1]

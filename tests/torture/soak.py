@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from mmengine.runner import Runner
 
-from .training import ROOT, finish, log_of, send_at, start
+from .budget import Budget
+from .training import PATIENCE, ROOT, finish, log_of, send_at, start
 
 # Twenty iterations an epoch; each validation starts and ends a worker.
 _SOAK = """
@@ -44,7 +45,8 @@ MAX_SLOPE = 1024  # KiB in 1,000 iterations
 # Memory is asked for in pieces, some MiB each, which a short run cannot
 # average over. A graph that is kept, 1 MiB at least, shows in it all the same.
 PIECES = 16 * 1024  # KiB
-PATIENCE = 120  # seconds for the end of a worker to be noticed
+ENOUGH = 10  # measurements, for a slope
+NOTICED = 120  # seconds for the end of a worker to be noticed
 
 
 def note_use(path: str, interval: int) -> None:
@@ -64,50 +66,82 @@ def note_use(path: str, interval: int) -> None:
     Runner.call_hook = call_hook
 
 
-def soak(folder: Path, iterations: int) -> tuple[dict, list[str]]:
+def lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def soak(folder: Path, iterations: int, budget: Budget | None = None
+         ) -> tuple[dict, list[str]]:
     """Train, validate, save and monitor for many iterations.
 
+    Args:
+        folder (Path): With the digits.
+        iterations (int): How many.
+        budget (Budget, optional): When its time is up the training is asked
+            to stop, by SIGTERM, and what it did counts.
+
     Returns:
-        tuple[dict, list[str]]: 'slope' of the resident memory after
-        warm-up, KiB in 1,000 iterations, 'memory' at the end, KiB, and open
-        'files' after warm-up; and what went wrong.
+        tuple[dict, list[str]]: Iterations 'done', 'slope' of the resident
+        memory after warm-up, KiB in 1,000 iterations, 'memory' at the end,
+        KiB, and open 'files' after warm-up; and what went wrong.
     """
+    budget = budget or Budget()
     (folder / 'soak.py').write_text(_SOAK.format(
         base=str(ROOT / 'configs/cls/qsdt_digits.py'),
         epochs=iterations // ITERATIONS_PER_EPOCH))
     # At one place of an epoch, so that the same workers are alive.
     interval = ITERATIONS_PER_EPOCH * max(1, iterations // 1000)
-    code = finish(start(folder, 'train.py', 'soak.py', '--work-dir', 'soak',
-                        inject=lambda: note_use('use.txt', interval)))
-    if code:
+    child = start(folder, 'train.py', 'soak.py', '--work-dir', 'soak',
+                  inject=lambda: note_use('use.txt', interval))
+    lines, when = lines_of(folder / 'use.txt'), time.monotonic()
+    while not ended(child):
+        time.sleep(0.1)
+        before, lines = lines, lines_of(folder / 'use.txt')
+        if len(lines) > len(before):
+            when = time.monotonic()
+        elif time.monotonic() - when > PATIENCE:
+            os.kill(child, signal.SIGKILL)
+        if budget.over and not budget.cut and len(lines) >= ENOUGH:
+            budget.cut = True
+            os.kill(child, signal.SIGTERM)
+    code = finish(child)
+    if code != (143 if budget.cut else 0):
         return {}, [f'ended with {code}: {log_of(folder)[-800:]}']
-    lines = (folder / 'use.txt').read_text().splitlines()
+    lines = lines_of(folder / 'use.txt')
     use = np.array([json.loads(line) for line in lines])
     use = use[int(len(use) * WARM_UP):]
     done, memory, files = use.T
     found = dict(
+        done=int(done[-1]),
         slope=round(float(np.polyfit(done, memory, 1)[0]) * 1000),
         memory=int(memory[-1]), files=sorted({int(x) for x in files}))
     wrong = []
-    if done[-1] != iterations:
+    if done[-1] != iterations and not budget.cut:
         wrong.append(f'{done[-1]} of {iterations} iterations')
     grown = memory[-1] - memory[0]
-    if found['slope'] > MAX_SLOPE and (iterations >= 5000 or grown > PIECES):
+    if found['slope'] > MAX_SLOPE and (done[-1] >= 5000 or grown > PIECES):
         wrong.append(f'memory grows: {found}')
     if files[-1] > files[0]:
         wrong.append(f'open files: {files.tolist()}')
     return found, wrong
 
 
-def check_soak(folder: Path) -> tuple[int, list[str]]:
+def check_soak(folder: Path, budget: Budget) -> tuple[int, list[str]]:
     """5,000 iterations."""
-    found, wrong = soak(folder, 5000)
-    print(f'5,000 iterations: {found}')
-    return 5000, wrong
+    found, wrong = soak(folder, 5000, budget)
+    if found:
+        files = ' to '.join(map(str, dict.fromkeys(
+            (found['files'][0], found['files'][-1]))))
+        budget.figures.append(
+            f'{found["slope"] / 1024:+.2f} MiB in 1,000 iterations, '
+            f'{found["memory"] / 1024:.0f} MiB in the end; {files} open '
+            'files')
+    return found.get('done', 0), wrong
 
 
 def check_workers(folder: Path, points: tuple[str, ...] = (
-        'after_train_iter', 'after_val_iter')) -> tuple[int, list[str]]:
+        'after_train_iter', 'after_val_iter'),
+                  budget: Budget | None = None) -> tuple[int, list[str]]:
     """Kill -9 a worker of the training and of the validation loader.
 
     Args:
@@ -115,25 +149,19 @@ def check_workers(folder: Path, points: tuple[str, ...] = (
     """
     (folder / 'workers.py').write_text(_SOAK.format(
         base=str(ROOT / 'configs/cls/qsdt_digits.py'), epochs=3))
-    wrong = []
-    for point in points:
+    budget, wrong = budget or Budget(), []
+    for point in budget.each(points):
         iteration = 60 if point == 'after_val_iter' else 3
-        begin = time.monotonic()
-        child = start(folder, 'train.py', 'workers.py', '--work-dir',
-                      f'workers_{point}',
-                      inject=partial(kill_worker, point, iteration))
-        while time.monotonic() - begin < PATIENCE and not ended(child):
-            time.sleep(0.1)
-        hung = not ended(child)
-        if hung:
-            os.kill(child, signal.SIGKILL)
-        code, log = finish(child), log_of(folder)
+        code = finish(
+            start(folder, 'train.py', 'workers.py', '--work-dir',
+                  f'workers_{point}',
+                  inject=partial(kill_worker, point, iteration)), NOTICED)
+        log = log_of(folder)
         # PyTorch's own message, where its signal comes last of all.
-        if hung or code == 0 or not re.search(
+        if code in (0, 'hung') or not re.search(
                 r'LostWorkerError|DataLoader worker \(pid.*killed', log):
-            wrong.append(f'{point}: {"hung" if hung else code}: '
-                         f'{log[-500:]}')
-    return len(points), wrong
+            wrong.append(f'{point}: {code}: {log[-500:]}')
+    return budget.done, wrong
 
 
 def kill_worker(point: str, iteration: int) -> None:

@@ -169,6 +169,8 @@ def build_inferencer(cfg: Config, model: nn.Module, device: str):
     model = model.to(device).eval()
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain import ImageClassificationInferencer
+        from mmpretrain.utils import progress
+        progress.disable_progress_bar = True  # else one for each picture
         model._config = cfg
         return ImageClassificationInferencer(
             model, pretrained=False, classes=meta.get('classes'))

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from safetensors.torch import save_file
 from torch import nn
 
-from .checkpoint import load_for_test
+from .checkpoint import load_for_test, read_checkpoint
 from .deploy.packing import pack
 from .launch import FRAMEWORKS, build_model
 from .version import __version__
@@ -109,10 +109,18 @@ def publish(cfg: Config,
     unnamed.replace(weights)
     cfg.dump(out / 'config.py')
     card.write_text(write_card(
-        cfg, model, name=name, license=license, weights=weights.name,
-        bytes=f'{weights.stat().st_size:,}', sha256=sha256, results=results))
+        cfg, model, read_meta(checkpoint), name=name, license=license,
+        weights=weights.name, bytes=f'{weights.stat().st_size:,}',
+        sha256=sha256, results=results))
     return Published(weights, card, out / 'config.py', sha256,
                      Path(checkpoint).stat().st_size, weights.stat().st_size)
+
+
+def read_meta(checkpoint: str) -> dict:
+    """What a checkpoint says of its training: epoch, iter; {} if nothing."""
+    content = read_checkpoint(checkpoint)
+    meta = content.get('meta') if isinstance(content, dict) else None
+    return meta if isinstance(meta, dict) else {}
 
 
 def cleaned(cfg: Config) -> Config:
@@ -163,25 +171,29 @@ def describe_scores(path: str | None) -> str:
         *(f'| {name} | {value:.4g} |' for name, value in scores.items())])
 
 
-def write_card(cfg: Config, model: nn.Module, **entries: str) -> str:
+def write_card(cfg: Config, model: nn.Module, meta: dict,
+               **entries: str) -> str:
     """The model card.
 
     Args:
         cfg (Config): Config of the model.
         model (nn.Module): The model.
+        meta (dict): See :func:`read_meta`.
         **entries (str): What else the template names.
     """
     extra, task = FRAMEWORKS[cfg.default_scope]
     size, bits, spikes = describe_backbone(cfg.model.backbone)
     data = describe_data(cfg.train_dataloader.dataset)
-    kind = 'an ANN' if spikes == 'ReLU' else 'a spiking network'
+    kind = 'An ANN' if spikes == 'ReLU' else 'A spiking network'
     width = 'float' if bits == 'float' else f'{bits} bits'
+    tags = ['spiking-neural-network'] * (spikes != 'ReLU') \
+        + ['quantization'] * (bits != 'float') + [cfg.default_scope]
     return Template(TEMPLATE.read_text()).substitute(
         entries,
         task=task,
         extra=extra,
         pipeline_tag=PIPELINE_TAGS[cfg.default_scope],
-        framework=cfg.default_scope,
+        tags='\n'.join(f'- {tag}' for tag in tags),
         network=cfg.model.type,
         size=size,
         bits=width,
@@ -190,20 +202,29 @@ def write_card(cfg: Config, model: nn.Module, **entries: str) -> str:
         parameters=f'{sum(p.numel() for p in model.parameters()):,}',
         version=__version__,
         torch=torch.__version__,
-        summary=f'{kind.capitalize()} for {task}, trained on {data}.',
-        training=describe_training(cfg),
+        summary=f'{kind} for {task}, trained on {data}.',
+        training=describe_training(cfg, meta),
         limits=f'It knows what is in {data} and nothing else; its scores on '
         'other pictures are not known.')
 
 
-def describe_training(cfg: Config) -> str:
-    """Length, batch and optimiser of a training run, from its config."""
-    lengths = [f'{cfg.train_cfg[key]} {unit}' for key, unit in
-               (('max_epochs', 'epochs'), ('max_iters', 'iterations'))
-               if cfg.train_cfg.get(key)]
+def describe_training(cfg: Config, meta: dict) -> str:
+    """Length, batch and optimiser of a training run.
+
+    The length is what the checkpoint says; without a word, what the config
+    plans.
+    """
+    lengths = []
+    for key, unit, noted in (('max_epochs', 'epochs', 'epoch'),
+                             ('max_iters', 'iterations', 'iter')):
+        planned = cfg.train_cfg.get(key)
+        if planned:
+            done = meta.get(noted, planned)
+            lengths.append(f'{done} {unit}' + (
+                f' of the {planned} in its config' if done != planned else ''))
     optimizer = cfg.optim_wrapper.optimizer
     rate = f'{optimizer.lr:g}' if 'lr' in optimizer else 'its default'
-    return (f'As its config has it: {" ".join(lengths)}, '
-            f'{cfg.train_dataloader.batch_size} images a process, '
+    return (f'{", ".join(lengths)}; by its config '
+            f'{cfg.train_dataloader.batch_size} images a process and '
             f'{optimizer.type} with learning rate {rate}. '
             '`config.py` has the rest.')

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -57,7 +59,8 @@ METRIC = dict(type='DumpResults', out_file_path='unused.pkl')
 
 
 def make_runner(folder, hook: dict | None, iterations=4, model=None,
-                hooks=(), validate=False, resume=False, **optim) -> Runner:
+                hooks=(), validate=False, resume=False,
+                backends=('LocalVisBackend', ), **optim) -> Runner:
     make_runner.count += 1
     name = f'monitor{make_runner.count}'
     more = {}
@@ -81,7 +84,7 @@ def make_runner(folder, hook: dict | None, iterations=4, model=None,
         custom_hooks=[hook, *hooks] if hook else list(hooks),
         visualizer=dict(
             type='Visualizer', name=name,
-            vis_backends=[dict(type='LocalVisBackend')]),
+            vis_backends=[dict(type=each) for each in backends]),
         log_processor=dict(by_epoch=False),
         randomness=dict(seed=0),
         resume=resume,
@@ -169,6 +172,33 @@ def test_reports_are_what_the_neurons_did(neuron, time_steps, tmp_path):
     assert neurons == len(mmqsdt.monitor.spiking_neurons(model))
     assert found[1]['step_drift/all'] > 0
     assert 0 < found[1]['firing_rate/all'] < 1
+
+
+def test_all_back_ends_get_the_figures(tmp_path, monkeypatch):
+    """TensorBoard reads them back; WandB is a stub that keeps them."""
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import (
+        EventAccumulator,
+    )
+    logged = []
+    wandb = MagicMock(log=lambda scalars, **kwargs: logged.append(scalars))
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    make_runner(tmp_path, monitor(), 4, backends=(
+        'LocalVisBackend', 'TensorboardVisBackend', 'WandbVisBackend'
+    )).train()
+    found = reports(tmp_path)
+    folder, = tmp_path.glob('*/vis_data')
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [x['step'] for x in found] == [2, 4]
+    for name in found[0].keys() - {'step'}:
+        in_events = events.Scalars(name)
+        assert [e.step for e in in_events] == [2, 4]
+        # TensorBoard keeps float32
+        assert [e.value for e in in_events] == pytest.approx(
+            [x[name] for x in found], rel=1e-6)
+        assert [x[name] for x in logged if name in x] == [
+            x[name] for x in found]
 
 
 def test_training_is_the_same_with_and_without(tmp_path):

@@ -17,7 +17,12 @@ from test_configs import load
 from mmqsdt.checkpoint import load_for_test
 from mmqsdt.deploy import read_packed
 from mmqsdt.launch import build_model
-from mmqsdt.publish import cleaned, describe_scores, publish
+from mmqsdt.publish import (
+    cleaned,
+    describe_scores,
+    describe_training,
+    publish,
+)
 
 HOME = Path(__file__).parents[1]
 CONFIGS = ['cls/qsdt_digits.py', 'det/qsdt_maskrcnn-stock-heads_digits.py',
@@ -87,6 +92,25 @@ def test_the_card_says_what_it_is(name, tag, extra, trained, tmp_path):
     assert f'{sum(p.numel() for p in model.parameters()):,}' in body
     assert '4 bits' in body and '1 x 4' in body
     assert 'None were given' in body and '$' not in body
+    assert set(front['tags']) == {'spiking-neural-network', 'quantization',
+                                  cfg.default_scope}
+
+
+def test_a_counterpart_is_no_spiking_network(trained, tmp_path):
+    cfg, _, path = trained('cls/qsdt-ann_digits.py')
+    card = publish(cfg, path, str(tmp_path / 'hub'), 'x', 'mit').card
+    front = yaml.safe_load(card.read_text().split('---\n')[1])
+    assert front['tags'] == ['mmpretrain']
+    assert 'An ANN for classification' in card.read_text()
+
+
+@pytest.mark.parametrize('meta, said', [
+    (dict(epoch=2, iter=46), '2 epochs of the 35 in its config;'),
+    (dict(epoch=35, iter=805), '35 epochs;'),
+    ({}, '35 epochs;'),  # plain weights: what its config plans
+])
+def test_the_length_of_training_is_that_of_the_checkpoint(meta, said):
+    assert describe_training(load(CONFIGS[0]), meta).startswith(said)
 
 
 def test_no_path_of_the_run_is_published(trained, tmp_path):

@@ -12,6 +12,8 @@ from .style import COLORS, save_picture
 COLUMNS = 3
 # About as many independent values a smoothed curve has.
 POINTS_LEFT = 20
+# Height of a panel of scores, as a share of the best one, at least.
+LEAST_SPAN = 0.2
 STYLES = ('-', '--', '-.', ':')
 
 
@@ -94,8 +96,13 @@ def _draw(axes, runs: dict[str, Run], key: str, smoothing: float | None,
     axes.locator_params(axis='x', integer=True, nbins=7)
     axes.set_xlim(0, 1.12 * axes.dataLim.x1)  # room for the last score
     if is_score:
-        if axes.dataLim.y0 == axes.dataLim.y1:  # nothing to compare with
-            axes.set_ylim(0, 1.15 * axes.dataLim.y1 or 1)
+        low, high = axes.dataLim.y0, axes.dataLim.y1
+        if low == high:  # nothing to compare with
+            axes.set_ylim(0, 1.15 * high or 1)
+        elif high - low < LEAST_SPAN * abs(high):
+            # What hardly differs shall not look as if it did.
+            margin = LEAST_SPAN * abs(high) - (high - low)
+            axes.set_ylim(low - margin / 2, high + margin / 2)
         _write_last(axes, last)
     elif tops:  # single peaks shall not flatten the rest
         low, high = min(0., *tops, 0.), max(tops)

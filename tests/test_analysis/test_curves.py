@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mmqsdt.analysis.curves import Curve, choose_keys, read_run, smooth
+from mmqsdt.analysis.curves import (
+    Curve,
+    Run,
+    choose_keys,
+    read_run,
+    smooth,
+)
 from mmqsdt.analysis.curves_plot import apart, plot_curves
 
 
@@ -148,3 +154,15 @@ def test_picture(runs, smoothing, tmp_path, monkeypatch):
     assert panels[2].lines[0].get_xdata().tolist() == [5]
     assert panels[2].get_xlabel() == 'epoch'
     assert [x.get_text() for x in figures[0].legends[0].texts] == ['a', 'b']
+
+
+def test_scores_that_hardly_differ_stand_close(tmp_path, monkeypatch):
+    runs = {name: Run(scores=dict(mIoU=Curve([10], [1], [score])))
+            for name, score in (('a', 57.), ('b', 57.2))}
+    figures = []
+    monkeypatch.setattr('mmqsdt.analysis.curves_plot.save_picture',
+                        lambda figure, stem: figures.append(figure))
+    plot_curves(runs, ['mIoU'], None, tmp_path / 'curves')
+    low, high = figures[0].axes[0].get_ylim()
+    assert low < 57 and high > 57.2
+    assert 0.2 / (high - low) < 0.02  # of the height of the panel

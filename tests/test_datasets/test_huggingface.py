@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from rich.console import Console
 
 datasets = pytest.importorskip('datasets')
 
@@ -282,6 +283,18 @@ def test_what_is_done_is_not_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, 'read_rows', None)
     lines = convert_imagenet(tmp_path / 'hub', tmp_path / 'out')
     assert '9 images' in lines[0]
+
+
+def test_a_bar_shows_progress_on_a_terminal(tmp_path, monkeypatch, capsys):
+    imagenet(tmp_path / 'hub')
+    capsys.readouterr()
+    convert_imagenet(tmp_path / 'hub', tmp_path / 'out')
+    assert capsys.readouterr().err == ''  # no terminal, no bar
+    shown = io.StringIO()
+    monkeypatch.setattr(parquet, 'Console', lambda **kwargs: Console(
+        file=shown, force_terminal=True, width=80))
+    convert_imagenet(tmp_path / 'hub', tmp_path / 'again')
+    assert 'rows' in shown.getvalue() and '100%' in shown.getvalue()
 
 
 @pytest.mark.parametrize('name, words', [

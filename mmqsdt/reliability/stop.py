@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from functools import cache
 
 import torch
 from mmengine.dist import all_reduce
@@ -40,15 +41,11 @@ class StopSignalHook(Hook):
                 number: signal.signal(number, self._receive)
                 for number in self.signals
             }
+            _watch_forks()
 
     def _receive(self, number: int, frame) -> None:
         if os.getpid() != self._process:
-            # Forked from it, such as a pool of an evaluation: SIGTERM is how
-            # its parent ends it; Ctrl-C reaches all, the parent sees to it.
-            if number == signal.SIGTERM:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            return
+            return  # Ctrl-C reaches children too; their parent sees to it
         self._received = number
         for each in self.signals:
             signal.signal(each, signal.SIG_DFL)
@@ -109,3 +106,30 @@ class StopSignalHook(Hook):
                 f'{name}: stopped after iteration {done}, saved in {path}. '
                 'To go on: the same command with --resume')
         raise SystemExit(128 + self._received)
+
+
+@cache
+def _watch_forks() -> None:
+    """Have SIGTERM end the children of a training, such as an evaluation's.
+
+    That is how a pool ends its processes, and it waits for their end. Python
+    drops signals for its own handlers that reach a child before it is set
+    up, so until then SIGTERM is held back.
+    """
+    term = {signal.SIGTERM}
+
+    def hold() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, term)
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, term)
+
+    def release_child() -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        if isinstance(getattr(handler, '__self__', None), StopSignalHook):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        release()
+
+    if hasattr(os, 'register_at_fork'):  # not on Windows
+        os.register_at_fork(before=hold, after_in_parent=release,
+                            after_in_child=release_child)

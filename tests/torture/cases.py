@@ -53,12 +53,9 @@ def signals(setting: str, words: str) -> Case:
 
 def fuzzed(fault: str, promise: str, times: int, seconds: int,
            fuzzer: Callable) -> Case:
-
-    def run(folder: Path, budget: Budget) -> tuple[int, list[str]]:
-        _, wrong = fuzzer(folder, times, budget=budget)
-        return budget.done, wrong
-
-    return Case(fault, promise, times, seconds, run)
+    return Case(fault, promise, times, seconds,
+                lambda folder, budget: fuzz.fuzz_apart(
+                    folder, fuzzer, times, budget))
 
 
 def case(fault: str, promise: str, times: int, seconds: int,
@@ -130,6 +127,5 @@ CASES = [
     fuzzed('mutated checkpoints', 'refused or read', 10_000, 60,
            fuzz.fuzz_checkpoints),
     fuzzed('mutated weights for the converter', 'refused or converted',
-           70_000, 120, lambda folder, number, budget: fuzz.fuzz_converter(
-               number, budget=budget)),
+           70_000, 120, fuzz.fuzz_converter),
 ]

@@ -1,8 +1,11 @@
 """Mutated files for the readers of packed weights and of checkpoints."""
 
 import io
+import json
+import os
 import resource
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from mmqsdt.deploy import packing as module
 from mmqsdt.layers import LSQConv2d, LSQLinear
 
 from .budget import Budget
+from .training import PATIENCE, finish
 
 SLOW = 5.  # seconds; a file of a few kB takes less than one hundredth
 
@@ -83,6 +87,38 @@ def fuzz(read: Callable[[bytes], object], make: Callable[[int], bytes],
         wrong.append(f'{peak_memory() - before:.0f} MB more memory')
     budget.figures.append(f'{refused / max(1, budget.done):.0%} refused')
     return refused, wrong
+
+
+def fuzz_apart(folder: Path, fuzzer: Callable, number: int, budget: Budget
+               ) -> tuple[int, list[str]]:
+    """Fuzz in a process of its own, which may crash or hang.
+
+    Args:
+        folder (Path): For its files.
+        fuzzer (Callable): One of those below, of a folder.
+        number (int): Of inputs.
+        budget (Budget): Is told what was done in that process.
+
+    Returns:
+        tuple: How many inputs were given, and what went wrong.
+    """
+    path = folder / 'fuzzed.json'
+    child = os.fork()
+    if not child:
+        try:
+            _, wrong = fuzzer(folder, number, budget=budget)
+            path.write_text(json.dumps(
+                [budget.done, budget.cut, budget.figures, wrong]))
+        except BaseException:  # it must not become a second runner
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    code = finish(child, budget.end - time.monotonic() + PATIENCE)
+    if not path.exists():
+        return 0, [f'the reader ended with {code}']
+    budget.done, budget.cut, budget.figures, wrong = json.loads(
+        path.read_text())
+    return budget.done, wrong
 
 
 def peak_memory() -> float:
@@ -169,8 +205,8 @@ def reference_weights() -> dict[str, torch.Tensor]:
     return weights
 
 
-def fuzz_converter(number: int, seed: int = 0, budget: Budget | None = None
-                   ) -> tuple[int, list[str]]:
+def fuzz_converter(folder: Path, number: int, seed: int = 0,
+                   budget: Budget | None = None) -> tuple[int, list[str]]:
     """State dicts with mutated names, shapes, types and values."""
     rng = np.random.default_rng(seed)
     weights = reference_weights()

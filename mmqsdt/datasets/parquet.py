@@ -168,5 +168,6 @@ def convert_shards(source: str | Path, state: State, columns: dict,
 
             if split == 'test':  # without labels in all three data sets
                 state.finish(path, left_out=rows[path])
+                bar.advance(task, rows[path])
             else:
                 state.finish(path, **convert(path, split, advancing()))

@@ -200,10 +200,13 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor,
     """Gradient of :func:`roi_align_forward` with respect to the input."""
     if pool_mode == 1:
         grad, rois = _wide(grad_output, rois)
+        arguments = grad, rois.type_as(grad), spatial_scale
         grad_input.copy_(
+            _mean_gradient(*arguments, grad_input.shape, sampling_ratio,
+                           aligned) if grad.device.type == 'cpu' else
             torch.ops.torchvision._roi_align_backward(
-                grad, rois.type_as(grad), spatial_scale, aligned_height,
-                aligned_width, *grad_input.shape, sampling_ratio, aligned))
+                *arguments, aligned_height, aligned_width, *grad_input.shape,
+                sampling_ratio, aligned))
         return
     index, weight = _bilinear(argmax_y, argmax_x, *grad_input.shape[2:])
     for i, roi in enumerate(rois):
@@ -213,9 +216,59 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor,
                                 (weight[k, i] * grad_output[i]).flatten(1))
 
 
+def _mean_gradient(grad: Tensor, rois: Tensor, spatial_scale: float,
+                   shape: tuple[int, int, int, int], sampling_ratio: int,
+                   aligned: bool) -> Tensor:
+    """Gradient of the mean of samples, (R, C, ph, pw) to (B, C, H, W).
+
+    RoIAlign multiplies the pixels by a sparse matrix, so its gradient is the
+    product with the transposed one. torchvision's loops take 6 times as long
+    on a CPU, a quarter of a training step of the digits Mask R-CNN.
+    """
+    batch, channels, height, width = shape
+    ph, pw = grad.shape[2:]
+    corners = (rois[:, 1:] * spatial_scale)[..., None, None]  # (R, 4, 1, 1)
+    grids = torch.full((len(rois), 2), sampling_ratio)
+    if sampling_ratio <= 0:  # as many samples as a bin has pixels
+        sizes = (corners[:, 2:] - corners[:, :2])[..., 0, 0]
+        if not aligned:
+            sizes = sizes.clamp(min=1)
+        bins = torch.tensor([pw, ph], dtype=sizes.dtype)
+        grids = (sizes / bins).ceil().long()
+    pixels, outputs, weights = [], [], []
+    for grid in grids.unique(dim=0):
+        if grid.min() < 1:  # a RoI without area has no samples
+            continue
+        chosen = (grids == grid).all(1).nonzero()[:, 0]
+        x, y = (_roi_samples(corners[chosen, k], corners[chosen, k + 2], bins,
+                             int(grid[k]), aligned)
+                for k, bins in ((0, pw), (1, ph)))  # (r, pw, gx), (r, ph, gy)
+        y, x = torch.broadcast_tensors(y[:, :, None, :, None],
+                                       x[:, None, :, None, :])
+        index, weight = _bilinear(y, x, height, width)  # (4, r, ph, pw, g, g)
+        image = rois[chosen, 0].long().view(-1, 1, 1, 1, 1)
+        output = torch.arange(len(rois) * ph * pw).view(-1, ph, pw, 1, 1)
+        pixels.append((index + image * height * width).flatten())
+        outputs.append(output[chosen].expand_as(index).flatten())
+        weights.append((weight / (grid[0] * grid[1])).flatten())
+    if not pixels:
+        return grad.new_zeros(shape)
+    matrix = torch.sparse_coo_tensor(
+        torch.stack([torch.cat(pixels), torch.cat(outputs)]),
+        torch.cat(weights), (batch * height * width, len(rois) * ph * pw),
+        check_invariants=False)
+    # Channels last: a weight then multiplies a run of neighbours.
+    columns = grad.permute(0, 2, 3, 1).reshape(-1, channels)
+    return (matrix @ columns).view(batch, height, width,
+                                   channels).permute(0, 3, 1, 2)
+
+
 def _roi_samples(start: Tensor, end: Tensor, bins: int, sampling_ratio: int,
                  aligned: bool) -> Tensor:
-    """Coordinates along one side of a RoI that RoIAlign reads, (bins, g)."""
+    """Coordinates along one side of a RoI that RoIAlign reads, (bins, g).
+
+    Of several, start and end (R, 1, 1): (R, bins, g), sampling_ratio given.
+    """
     if aligned:
         start, end = start - .5, end - .5
         size = end - start

@@ -191,8 +191,26 @@ def test_roi_align_equals_torchvision(aligned, ratio):
     theirs = tv.roi_align(x, rois, (3, 2), .5, ratio, aligned)
     assert torch.equal(ours, theirs)
     grad = torch.rand_like(ours)
-    assert torch.equal(*(torch.autograd.grad(y, x, grad)[0]
-                         for y in (ours, theirs)))
+    assert_close(*(torch.autograd.grad(y, x, grad)[0]
+                   for y in (ours, theirs)))  # summed in another order
+
+
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('ratio', [0, 1, 2])
+def test_roi_align_gradient_equals_torchvision(aligned, ratio):
+    """In float64; of many sizes, in part or wholly outside, or empty."""
+    x = torch.rand(2, 3, 19, 11, dtype=torch.double, requires_grad=True)
+    corners = torch.rand(40, 2, dtype=torch.double) * 90 - 30
+    sizes = torch.rand(40, 2, dtype=torch.double) * 40
+    sizes[0], sizes[1, 0], sizes[2] = 0., 0., -2.
+    rois = torch.cat([torch.arange(40.)[:, None] % 2, corners,
+                      corners + sizes], 1)
+    ours = ops.RoIAlign((4, 3), .5, ratio, aligned=aligned)(x, rois)
+    theirs = tv.roi_align(x, rois, (4, 3), .5, ratio, aligned)
+    grad = torch.rand_like(ours)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(y, x, grad)[0] for y in (ours, theirs)),
+        rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('aligned', [True, False])

@@ -42,6 +42,9 @@ class FormScore:
             asked for.
         flips (dict[str, int]): Counts that differ from the float form's, by
             'float32' and 'float64'.
+        arisen (int): Those of float32 that no other flip led to.
+        distance (float): Of their potentials, the largest distance to a
+            threshold.
         counts (int): How many were compared.
         seconds (list[float]): Processor time of one image, one thread, in
             turn with the other forms.
@@ -52,9 +55,20 @@ class FormScore:
     scores: dict[str, float] = field(default_factory=dict)
     double_scores: dict[str, float] = field(default_factory=dict)
     flips: dict[str, int] = field(default_factory=dict)
+    arisen: int = 0
+    distance: float = 0.
     counts: int = 0
     seconds: list[float] = field(default_factory=list)
     bytes: int = 0
+
+    def flips_text(self, kind: str) -> str:
+        """How many there were, in 'float32' or in 'float64'."""
+        if kind not in self.flips:
+            return '-'
+        text = f'{self.flips[kind]:,} of {self.counts:,}'
+        if self.flips[kind] and kind == 'float32':
+            text += f', from {self.arisen:,} within {self.distance:.0e}'
+        return text
 
 
 def measure_forms(cfg: Config, checkpoint: str, images: int,
@@ -147,10 +161,17 @@ def count_flips(found: FormScore, model: nn.Module, batches: list) -> None:
                 image = reference.data_preprocessor(deepcopy(image))
                 if kind == 'float64':
                     image['inputs'] = image['inputs'].double()
-                report = compare_forms(
-                    reference, other, dict(image, mode='tensor'))
+                image['mode'] = 'tensor'
+                report = compare_forms(reference, other, image)
                 found.flips[kind] += report.flips
                 found.counts += report.elements
+                if kind == 'float32' and report.flips:
+                    report = compare_forms(
+                        reference, other, image, isolate=True)
+                    found.arisen += report.flips
+                    found.distance = max(
+                        found.distance,
+                        *(n.flip_distance for n in report.neurons))
 
 
 def forms_table(found: list[FormScore], images: int) -> str:
@@ -168,15 +189,14 @@ def forms_table(found: list[FormScore], images: int) -> str:
         cells = [each.name, *formatted(each.scores)]
         if double:
             cells += formatted(each.double_scores) or ['-'] * len(names)
-        cells += [
-            f'{each.flips[kind]:,} of {each.counts:,}'
-            if kind in each.flips else '-' for kind in ('float32', 'float64')
-        ]
+        cells += [each.flips_text(kind) for kind in ('float32', 'float64')]
         cells += [f'{np.median(each.seconds) / time:.2f}',
                   f'{each.bytes:,}']
         lines.append(cells)
     table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-    return f'{table}\n\nSpikes compared on {images} test images.\n'
+    return (f'{table}\n\nSpikes compared on {images} test images; "from" '
+            'counts the flips that no other led to, "within" is their '
+            'largest distance to a threshold.\n')
 
 
 def formatted(scores: dict[str, float]) -> list[str]:

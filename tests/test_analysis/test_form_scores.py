@@ -13,14 +13,19 @@ def test_table():
         score('integer', 97.5, dict(float32=1, float64=0), .25),
         score('fast', 97., dict(float32=12), .125)
     ]
+    found[1].arisen, found[1].distance = 1, 2e-7
+    found[2].arisen, found[2].distance = 3, 6.4e-7
     assert forms_table(found, 2).splitlines() == [
         '| form | top-1, % | flips, float32 | flips, float64 '
         '| time of an image over float | bytes of weights |',
         '| --- | --- | --- | --- | --- | --- |',
         '| float | 97.22 | - | - | 1.00 | 1,234,567 |',
-        '| integer | 97.50 | 1 of 2,000 | 0 of 2,000 | 0.50 | 1,234,567 |',
-        '| fast | 97.00 | 12 of 2,000 | - | 0.25 | 1,234,567 |', '',
-        'Spikes compared on 2 test images.'
+        '| integer | 97.50 | 1 of 2,000, from 1 within 2e-07 | 0 of 2,000 '
+        '| 0.50 | 1,234,567 |',
+        '| fast | 97.00 | 12 of 2,000, from 3 within 6e-07 | - '
+        '| 0.25 | 1,234,567 |', '',
+        'Spikes compared on 2 test images; "from" counts the flips that no '
+        'other led to, "within" is their largest distance to a threshold.'
     ]
 
 

@@ -5,18 +5,19 @@ from mmengine.logging import print_log
 from torch import nn
 
 from .deploy.fast import find_kernel_obstacle
-from .layers import IELIF, LSQWeight
+from .layers import IELIF
 from .registry import HOOKS
 
 
 def store_integers(model: nn.Module, kernels: bool = True) -> nn.Module:
     """Have a model keep integers instead of floats while it is trained.
 
-    Spikes of IE-LIF neurons take one byte instead of four, quantised weights
-    too, from the forward to the backward pass. Values and gradients are the
-    same, bit for bit. With kernels, convolutions that read spikes multiply
-    counts with codes on the integer kernels of a CPU, in the channels_last
-    format and in float32: faster, and equal up to the rounding of float32.
+    Spikes of IE-LIF neurons take one byte instead of four, and so do the
+    quantised weights that are multiplied with them, from the forward to the
+    backward pass. Values and gradients are the same, bit for bit. With
+    kernels, convolutions that read spikes multiply counts with codes on the
+    integer kernels of a CPU, in the channels_last format and in float32:
+    faster, and equal up to the rounding of float32.
 
     Nothing changes in evaluation, in checkpoints, under ``torch.compile``,
     in layers with float weights, in binary LIF neurons, and with several
@@ -38,8 +39,6 @@ def store_integers(model: nn.Module, kernels: bool = True) -> nn.Module:
     for module in model.modules():
         if isinstance(module, IELIF):
             module.storage = storage
-        if isinstance(module, LSQWeight):
-            module.as_codes = True
     return model
 
 

@@ -102,5 +102,8 @@ class SpikeAttention(nn.Module):
             self.split_heads(q), self.split_heads(k), self.split_heads(v),
             self.scale)  # (T*B, heads, d, N)
         # Counts fit into any type; the sums that they come from do not.
-        y = self.attn_neuron(y.reshape(size)).to(q.dtype)
+        y = y.reshape(size)
+        if x.is_contiguous(memory_format=torch.channels_last):
+            y = y.contiguous(memory_format=torch.channels_last)
+        y = self.attn_neuron(y).to(q.dtype)
         return self.proj_norm(self.proj_conv(y))

@@ -1,5 +1,7 @@
 """Neurons: the information-enhanced LIF and the binary LIF baseline."""
 
+from math import frexp
+
 import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from .integer_tensor import IntegerTensor
 
 # Counts up to here fit one byte in every way that kernels read it.
 MAX_BYTE_LEVELS = 127
+hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
 
 
 class _Spike(torch.autograd.Function):
@@ -26,21 +29,28 @@ class _Spike(torch.autograd.Function):
     def forward(ctx, potential: Tensor, levels: int, threshold: float,
                 amplitude: float, half_up: bool, closed_window: bool,
                 storage: str) -> Tensor:
-        u = potential / threshold
+        scale = 1 / threshold
+        if frexp(threshold)[0] != 0.5:  # not a power of two: scale is inexact
+            potential, scale = potential / threshold, 1.
+        count = torch.empty_like(potential)
         if ctx.needs_input_grad[0]:
             if closed_window:
-                window = (u >= 0) & (u <= levels)
-            else:  # 1 where 0 < u < D
-                window = torch.ops.aten.hardtanh_backward(
-                    u.new_ones(()).expand_as(u), u, 0., float(levels))
+                window = (potential >= 0) & (potential <= levels / scale)
+            else:  # 1 where 0 < H / theta < D
+                window = hardtanh_backward(
+                    potential.new_ones(()), potential, 0., levels / scale,
+                    grad_input=count)
             ctx.save_for_backward(window.to(torch.int8))
             ctx.slope = amplitude / threshold
-        count = u.clamp_(0, levels)
-        count = count.add_(0.5) if half_up else count.round_()
+        shift = 0.5 if half_up else 0.
+        torch.add(potential.new_full((), shift), potential, alpha=scale,
+                  out=count).clamp_(0, levels + shift)
+        if not half_up:
+            count.round_()
         if storage != 'floats':  # to int8 drops the fraction
             return IntegerTensor(
                 count.to(torch.int8).view(torch.uint8), amplitude,
-                potential.dtype, storage == 'kernel')
+                count.dtype, storage == 'kernel')
         if half_up:
             count.floor_()
         return count.mul_(amplitude) if amplitude != 1 else count

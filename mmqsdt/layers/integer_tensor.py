@@ -130,7 +130,8 @@ def convolve(func, x: Tensor, weight: Tensor, bias: Tensor | None,
         return NotImplemented
     scale = (weight.scale * x.scale).flatten()
     geometry = stride, padding, dilation, groups
-    packed = torch.ops.onednn.qconv_prepack(weight.codes, scale, 1., 0,
+    # Packing reads every scale it is given, one by one, and needs none.
+    packed = torch.ops.onednn.qconv_prepack(weight.codes, scale[:1], 1., 0,
                                             *geometry, list(x.shape))
     return torch.ops.onednn.qconv2d_pointwise(
         x.codes, 1., 0, packed, scale,

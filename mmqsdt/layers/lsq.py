@@ -1,5 +1,7 @@
 """Layers with learned-step-size quantised weights (LSQ)."""
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,10 +9,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..registry import MODELS
 from .integer_tensor import IntegerTensor
+from .pointwise import PointwiseConv, wants_matrix_product
 
 # A learned step never falls below this share of what it started from. There,
 # nearly all weights would be clipped to the ends of the range.
 MIN_STEP_SHARE = 0.05
+
+hardtanh_backward = torch.ops.aten.hardtanh_backward.default
+hardtanh_backward_out = torch.ops.aten.hardtanh_backward.grad_input
 
 
 class _QuantizeWeight(torch.autograd.Function):
@@ -21,12 +27,14 @@ class _QuantizeWeight(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weight: Tensor, step: Tensor, qmin: int, qmax: int,
-                gradient_scale: float, as_codes: bool,
+    def forward(ctx, weight: Tensor, step_size: Tensor, min_step: Tensor,
+                qmin: int, qmax: int, as_codes: bool,
                 value: Tensor | None) -> Tensor:
+        # The gradient passes this bound, so that a channel recovers.
+        step = torch.maximum(step_size, min_step)
+        step = step.view(-1, *[1] * (weight.dim() - 1))
         ctx.save_for_backward(weight, step)
         ctx.qmin, ctx.qmax = qmin, qmax
-        ctx.gradient_scale = gradient_scale
         if value is not None:
             return value.detach()
         code = round_to_codes(weight, step, qmin, qmax)
@@ -38,15 +46,26 @@ class _QuantizeWeight(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         weight, step = ctx.saved_tensors
         ratio = weight / step
-        code = ratio.clamp(ctx.qmin, ctx.qmax)
-        # 1. or 0.: bool masks are slow on CPU, see docs/performance.md.
-        inside = code.clone().eq_(ratio)
-        # d(w_q)/d(step): code - ratio inside the range, the bound outside.
-        slope = code.round_().addcmul_(ratio, inside, value=-1)
-        grad_step = slope.mul_(grad).sum(
-            dim=tuple(range(1, grad.dim())), keepdim=True)
-        return inside.mul_(grad), grad_step * ctx.gradient_scale, \
-            None, None, None, None, None
+        # Passed on where qmin <= w / s <= qmax. In one pass, whose bounds
+        # are open: bool masks are slow on CPU, see docs/performance.md.
+        bounds = [next_beyond(q, weight.dtype) for q in (ctx.qmin, ctx.qmax)]
+        grad_weight = hardtanh_backward(grad, ratio, *bounds)
+        # d(w_q)/d(step): code - w / s inside the range, the bound outside.
+        # The codes once more: those of the forward pass lie further away.
+        slope = ratio.clamp(ctx.qmin, ctx.qmax).round_()
+        inside = hardtanh_backward_out(
+            ratio, ratio, *bounds, grad_input=ratio)
+        slope.sub_(inside).mul_(grad)
+        grad_step = slope.sum(dim=tuple(range(1, grad.dim())))
+        grad_step.mul_((weight.numel() * ctx.qmax)**-0.5)
+        return grad_weight, grad_step, None, None, None, None, None
+
+
+@cache
+def next_beyond(bound: int, dtype: torch.dtype) -> float:
+    """The number next to an integer bound, on the side away from zero."""
+    ulp = torch.finfo(dtype).eps * 2**(abs(bound).bit_length() - 1)
+    return bound + ulp if bound > 0 else bound - ulp
 
 
 def round_to_codes(weight: Tensor, step: Tensor, qmin: int,
@@ -98,16 +117,14 @@ class LSQWeight:
     who writes to ``weight.data`` between two passes in the same mode has to
     call :meth:`forget_quantized`.
 
-    Attributes:
-        as_codes (bool): Whether the quantised weight is kept as int8 codes
-            where gradients are recorded. Same values; see
-            :class:`IntegerTensor`.
+    A layer that reads spikes stored as integers keeps its quantised weight
+    as int8 codes for the backward pass. Same values; see
+    :class:`IntegerTensor`.
 
     Source: LSQ (arXiv 1902.08153), eq. 1-3 and section 2.1; the scale over
     the whole tensor as in QSD-Transformer (arXiv 2501.13492).
     """
 
-    as_codes = False
     _quantized: tuple[tuple, Tensor] | None = None
 
     def _init_quantizer(self, bits: int | None) -> None:
@@ -148,12 +165,8 @@ class LSQWeight:
                 self.reset_step_size()
 
     def positive_step_size(self) -> Tensor:
-        """The step size in use, (out_channels,), never below its minimum.
-
-        The gradient passes the lower bound, so that a channel recovers.
-        """
-        value = self.step_size.detach()
-        return torch.maximum(value, self.min_step) + (self.step_size - value)
+        """The step size in use, (out_channels,), never below its minimum."""
+        return torch.maximum(self.step_size.detach(), self.min_step)
 
     @torch.no_grad()
     def bound_step_size(self) -> None:
@@ -164,29 +177,29 @@ class LSQWeight:
                 self.step_size.is_leaf:
             self.step_size.clamp_(min=self.min_step)
 
-    def quantized_weight(self) -> Tensor:
-        """w_q = s * code, of the weight's shape; w itself without bits."""
+    def quantized_weight(self, as_codes: bool = False) -> Tensor:
+        """w_q = s * code, of the weight's shape; w itself without bits.
+
+        Args:
+            as_codes (bool): Whether to give an :class:`IntegerTensor`, where
+                gradients are recorded. Same values. Defaults to False.
+        """
         if self.bits is None:
             return self.weight
         if self._untouched:
             self.settle_step_size()
-        value = self._known_value()
+        as_codes = as_codes and torch.is_grad_enabled() and \
+            not torch.compiler.is_compiling()
+        value = self._known_value(as_codes)
         if value is not None and not torch.is_grad_enabled():
             return value
         if self.training and value is None:
             self.bound_step_size()
-        step = self.positive_step_size()
-        step = step.view(-1, *[1] * (self.weight.dim() - 1))
-        scale = (self.weight.numel() * self.qmax)**-0.5
-        out = _QuantizeWeight.apply(self.weight, step, self.qmin, self.qmax,
-                                    scale, self._wants_codes(), value)
+        out = _QuantizeWeight.apply(self.weight, self.step_size, self.min_step,
+                                    self.qmin, self.qmax, as_codes, value)
         if value is None and self._can_be_known():
-            self._quantized = self._origin(), out.detach()
+            self._quantized = self._origin(as_codes), out.detach()
         return out
-
-    def _wants_codes(self) -> bool:
-        return self.as_codes and torch.is_grad_enabled() and \
-            not torch.compiler.is_compiling()
 
     def _can_be_known(self) -> bool:
         """Whether tensors tell when they are written to.
@@ -197,19 +210,22 @@ class LSQWeight:
             isinstance(x, nn.Parameter) and not x.is_meta
             and not x.is_inference() for x in (self.weight, self.step_size))
 
-    def _origin(self) -> tuple:
+    def _origin(self, as_codes: bool) -> tuple:
         """What the quantised weight was computed from."""
         tensors = self.weight, self.step_size
-        return (*tensors, *((x._version, x.data_ptr()) for x in tensors),
-                _OptimizerSteps.count, self._wants_codes())
+        return (_OptimizerSteps.count, as_codes, *tensors,
+                *((x._version, x.data_ptr()) for x in tensors))
 
-    def _known_value(self) -> Tensor | None:
+    def _known_value(self, as_codes: bool) -> Tensor | None:
         """The quantised weight if it is known and nothing has changed."""
-        if not self._can_be_known() or self._quantized is None:
+        if self._quantized is None:
             return None
         origin, value = self._quantized
+        # While it is trained, this alone tells.
+        if origin[0] != _OptimizerSteps.count or not self._can_be_known():
+            return None
         same = all(old is new if isinstance(old, Tensor) else old == new
-                   for old, new in zip(origin, self._origin()))
+                   for old, new in zip(origin, self._origin(as_codes)))
         return value if same else None
 
     def forget_quantized(self) -> None:
@@ -312,7 +328,10 @@ class LSQConv2d(LSQWeight, nn.Conv2d):
         self._init_quantizer(bits)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.quantized_weight(), self.bias)
+        weight = self.quantized_weight(isinstance(x, IntegerTensor))
+        if self.bits is not None and wants_matrix_product(self, x):
+            return PointwiseConv.apply(x, weight)
+        return self._conv_forward(x, weight, self.bias)
 
 
 @MODELS.register_module()
@@ -335,7 +354,8 @@ class LSQLinear(LSQWeight, nn.Linear):
         self._init_quantizer(bits)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.quantized_weight(), self.bias)
+        weight = self.quantized_weight(isinstance(x, IntegerTensor))
+        return F.linear(x, weight, self.bias)
 
 
 def settle_step_sizes(module: nn.Module) -> None:

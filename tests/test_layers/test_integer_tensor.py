@@ -31,7 +31,7 @@ def chain(neuron, layer, x):
 def stored(neuron, layer, storage='bytes'):
     """Copies that store integers."""
     neuron, layer = copy.deepcopy(neuron), copy.deepcopy(layer)
-    neuron.storage, layer.as_codes = storage, True
+    neuron.storage = storage
     return neuron, layer
 
 
@@ -207,7 +207,7 @@ def test_without_gradients_nothing_changes():
     x = potentials(2, 6, 8, 8)
     with torch.no_grad():
         assert type(neuron(x)) is torch.Tensor
-        assert type(layer.quantized_weight()) is torch.Tensor
+        assert type(layer.quantized_weight(True)) is torch.Tensor
 
 
 @pytest.mark.parametrize('storage', ['bytes', 'kernel'])

@@ -9,7 +9,13 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.nn import functional as F
 
-from mmqsdt.layers import LSQConv2d, LSQLinear, lsq, settle_step_sizes
+from mmqsdt.layers import (
+    IntegerTensor,
+    LSQConv2d,
+    LSQLinear,
+    lsq,
+    settle_step_sizes,
+)
 
 # Golden name -> our layer; 1x1 convs over tokens are 2-D ones here.
 LAYERS = {
@@ -58,8 +64,12 @@ def float_state(layer):
     }
 
 
-def sample(layer):
+def sample(layer, as_codes=False):
+    """Something it can read; with ``as_codes`` spikes stored as integers."""
     shape = (2, 6, 4, 4) if isinstance(layer, LSQConv2d) else (2, 24)
+    if as_codes:
+        return IntegerTensor(torch.randint(0, 5, shape, dtype=torch.uint8),
+                             0.25, torch.float32)
     return torch.randn(shape)
 
 
@@ -515,8 +525,7 @@ def quantisations(monkeypatch):
 def test_evaluation_and_accumulation_quantise_once(make, as_codes,
                                                    quantisations):
     layer = make()
-    layer.as_codes = as_codes
-    x = sample(layer)
+    x = sample(layer, as_codes)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     for step in range(2):
         for _ in range(3):  # accumulate gradients
@@ -536,8 +545,7 @@ def test_evaluation_and_accumulation_quantise_once(make, as_codes,
 def test_what_is_used_again_changes_no_gradient(make, as_codes):
     layer = make()
     layers = layer, copy.deepcopy(layer)
-    layers[0].as_codes = as_codes
-    x = sample(layers[0])
+    x = sample(layers[0], as_codes)
     for layer, forget in zip(layers, (False, True)):
         for _ in range(3):
             if forget:
@@ -622,3 +630,20 @@ def test_under_inference_mode():
         before = layer(x)
         layer.weight.add_(1)  # tells nobody
         assert not torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('bits', [2, 3, 4, 8])
+def test_the_bounds_of_the_range_pass_gradients_and_nothing_beyond(bits,
+                                                                   dtype):
+    """One number beyond a bound counts as outside, the bound as inside."""
+    bounds = torch.tensor([-2**(bits - 1), 2**(bits - 1) - 1], dtype=dtype)
+    beyond = torch.nextafter(bounds, bounds * torch.inf)
+    for bound, outside in zip(bounds.tolist(), beyond.tolist()):
+        assert lsq.next_beyond(int(bound), dtype) == outside
+    layer = LSQLinear(4, 1, bias=False, bits=bits).to(dtype)
+    with torch.no_grad():
+        layer.step_size.fill_(1.)
+        layer.weight.copy_(torch.cat([bounds, beyond]))
+    layer.quantized_weight().sum().backward()
+    assert layer.weight.grad.tolist() == [[1., 1., 0., 0.]]

@@ -129,16 +129,15 @@ def memory_table(report: Benchmark) -> Table:
 
 def exponents_table(report: Benchmark) -> Table:
     """e of value = c * amount^e, fitted over the sizes."""
-    rows = {
-        'time against pixels, whole model': report.exponents,
-        'memory against pixels, whole model': report.memory_exponents,
-        'time against tokens, one attention unit': report.attention_exponents
+    columns = {
+        'time, pixels': report.exponents,
+        'memory, pixels': report.memory_exponents,
+        'time of an attention unit, tokens': report.attention_exponents
     }
-    names = list(report.exponents)
-    table = new_table('Exponents', 'of', *(TITLES[n] for n in names))
-    for what, exponents in rows.items():
-        table.add_row(what, *(
-            f'{exponents[n]:.2f}' if n in exponents else '' for n in names))
+    table = new_table('Exponents', 'runner', *columns)
+    for name in report.exponents:
+        table.add_row(TITLES[name], *(
+            f'{e[name]:.2f}' if name in e else '' for e in columns.values()))
     return table
 
 

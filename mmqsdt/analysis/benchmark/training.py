@@ -1,5 +1,6 @@
 """Training steps: time in turn, memory in fresh processes."""
 
+import ctypes
 import resource
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -64,6 +65,20 @@ def peak_resident() -> float:
                  if x.startswith('VmHWM'))
         return int(line.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def forget_peak() -> float:
+    """Have the peak begin anew at what is in use, and return it, MiB.
+
+    Freed memory goes back to the system first, where glibc is the allocator.
+    Elsewhere than on Linux the peak so far counts.
+    """
+    try:
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5')
+    except (OSError, AttributeError):
+        pass
+    return peak_resident()
 
 
 def in_fresh_process(measure: Callable[..., float], *args) -> float:

@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from mmqsdt.analysis.benchmark import TRAINING_TITLES
 from mmqsdt.analysis.benchmark.training import (
     TrainingStep,
+    forget_peak,
     in_fresh_process,
     peak_memory,
+    peak_resident,
 )
 
 
@@ -22,3 +26,15 @@ def test_memory_is_that_of_a_fresh_process(small):
     ballast = torch.ones(2**28)  # 1 GiB that no child has
     peak = in_fresh_process(peak_memory, 'integers', small, 1, 32)
     assert peak < 1024 and len(ballast)
+
+
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(),
+                    reason='the peak begins anew on Linux alone')
+def test_the_peak_is_forgotten_and_reached_again():
+    ballast = torch.ones(2**26)  # 256 MiB
+    high = peak_resident()
+    del ballast
+    low = forget_peak()
+    assert low < high - 200
+    ballast = torch.ones(2**25)
+    assert 100 < peak_resident() - low < 200 and len(ballast)

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
 ABLATION = 'hours; tests/test_analysis/test_ablation.py runs its tool'
-BENCHMARK = 'minutes; tests/test_analysis/test_benchmark.py runs its tool'
+BENCHMARK = 'minutes; test_benchmark_tool.py runs its tool'
 HEADS = '18 trainings; tests/test_analysis/test_seeds.py runs its tool'
 # Beginning of a command -> why it is not run here.
 NOT_RUN = {

@@ -18,7 +18,8 @@ from mmqsdt.analysis.benchmark import (CLOCKS, TITLES, Benchmark, Models,
                                        check_loading, measure_inference,
                                        measure_loading, measure_memory,
                                        measure_training, plot_benchmark,
-                                       print_benchmark, to_markdown)
+                                       print_benchmark, profile_inference,
+                                       profile_training, to_markdown)
 from mmqsdt.analysis.markdown import write_table
 from mmqsdt.deploy import load_weights
 from mmqsdt.launch import check_framework, find_checkpoint, load_config
@@ -57,6 +58,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--train', type=int, metavar='BATCH',
         help='measure a training step of this batch size too')
+    parser.add_argument(
+        '--profile', action='store_true',
+        help='say by operation where the time of a prediction goes, and with '
+        '--train that of a step')
     parser.add_argument(
         '--memory', action='store_true',
         help='measure the memory of predictions too, at every size')
@@ -101,10 +106,14 @@ def main() -> None:
         Path(args.config).stem, torch.get_num_threads(), args.rounds,
         args.clock)
     measure_inference(report, models, args.batches, args.sizes, args.warmup)
+    if args.profile:
+        profile_inference(report, models, args.batches[0], args.sizes[0])
     if args.memory:
         measure_memory(report, cfg, args.batches[0], args.sizes)
     if args.train:
         measure_training(report, cfg, args.train, args.sizes[0], args.warmup)
+    if args.train and args.profile:
+        profile_training(report, cfg, args.train, args.sizes[0])
     if args.loading:
         measure_loading(report, cfg)
     print_benchmark(report)

@@ -6,6 +6,7 @@ falls upon all alike; memory is that of fresh processes.
 
 from .inference import measure_inference, measure_memory
 from .loading import check_loading, measure_loading
+from .profile import profile_inference, profile_training
 from .report import Benchmark, Goal, Timing, fitted_exponent, goals
 from .runners import CLOCKS, TITLES, Models, alternate, counterpart_config
 from .tables import plot_benchmark, print_benchmark, to_markdown
@@ -16,5 +17,6 @@ __all__ = [
     'Timing', 'alternate', 'check_loading', 'counterpart_config',
     'fitted_exponent', 'goals',
     'measure_inference', 'measure_loading', 'measure_memory',
-    'measure_training', 'plot_benchmark', 'print_benchmark', 'to_markdown'
+    'measure_training', 'plot_benchmark', 'print_benchmark',
+    'profile_inference', 'profile_training', 'to_markdown'
 ]

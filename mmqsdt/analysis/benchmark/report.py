@@ -69,6 +69,8 @@ class Benchmark:
             one attention unit.
         loading (list[dict]): Images a second of the training data, by decode
             back end and worker processes.
+        profile (dict[str, dict]): Of 'inference' and 'training': batch,
+            size, and ms by runner and operation; empty if not profiled.
     """
     config: str
     threads: int
@@ -83,6 +85,7 @@ class Benchmark:
     memory_exponents: dict[str, float] = field(default_factory=dict)
     attention_exponents: dict[str, float] = field(default_factory=dict)
     loading: list[dict] = field(default_factory=list)
+    profile: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.machine = self.machine or describe_machine()

@@ -31,6 +31,8 @@ def benchmark_tables(report: Benchmark) -> list[Table]:
         tables.append(exponents_table(report))
     if report.training:
         tables.append(training_table(report.training))
+    tables += [profile_table(what, found)
+               for what, found in report.profile.items()]
     if report.loading:
         tables.append(loading_table(report.loading))
     if goals(report):
@@ -155,6 +157,31 @@ def training_table(training: dict) -> Table:
             cells += [f'{value:.0f}', f'{value / ann:.2f}',
                       f'<= {goal:.2f}' if goal else '']
         table.add_row(*cells)
+    return table
+
+
+def profile_table(what: str, found: dict) -> Table:
+    """Operations that take 2% of a runner or more, and the others' sum."""
+    titles = TITLES if what == 'inference' else TRAINING_TITLES
+    by_runner = found['ms']
+    sums = {name: sum(ms.values()) for name, ms in by_runner.items()}
+    largest = {
+        key: max(ms.get(key, 0) / sums[name] for name, ms in by_runner.items())
+        for ms in by_runner.values() for key in ms}
+    keys = sorted((k for k, share in largest.items() if share >= 0.02),
+                  key=lambda k: -largest[k])
+    table = new_table(
+        f'Profile of {what}, batch {found["batch"]}, {found["size"]} x '
+        f'{found["size"]}, ms by operation', 'operation',
+        *(titles[name] for name in by_runner))
+    columns = by_runner.values()
+    for key in keys:
+        table.add_row(f'`{key}`', *(
+            f'{ms[key]:.1f}' if key in ms else '' for ms in columns))
+    table.add_row('others', *(
+        f'{sum(t for key, t in ms.items() if key not in keys):.1f}'
+        for ms in columns))
+    table.add_row('sum', *(f'{total:.1f}' for total in sums.values()))
     return table
 
 

@@ -46,10 +46,10 @@ def test_parts_of_whole_models(task, parts, load):
 def test_memory_grows_with_the_image(small, monkeypatch):
     monkeypatch.setattr(inference, 'MEMORY_RUNNERS', ('float', ))
     report = Benchmark('small', 1, 1)
-    measure_memory(report, small, 1, [128, 512])
+    measure_memory(report, small, 1, [256, 1024])
     found = report.memory['float']
     # 16 times the pixels: at least 8 times the memory.
-    assert found[512] > 8 * max(found[128], .5)
+    assert found[1024] > 8 * max(found[256], 1.)
     assert 0.5 < report.memory_exponents['float'] < 1.5
 
 

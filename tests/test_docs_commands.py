@@ -56,6 +56,8 @@ WORDS = {
 SMALLER = {
     'tools/prepare_data.py digits': '--num-train 4 --num-val 3',
     'tools/benchmark.py': '--rounds 1 --warmup 0 --sizes 32 --batches 1',
+    'tools/distill_cost.py':
+    '--rounds 1 --warmup 0 --sizes 32 64 --batch 1',
 }
 # Before all others: the demos, and what two pages distil.
 DEMOS = [
@@ -121,9 +123,11 @@ def shorten(cfg: Config) -> Config:
         'val_interval': length})
     cfg.default_hooks.checkpoint.interval = length
     cfg.default_hooks.logger.interval = 1
-    for hook in cfg.get('custom_hooks') or []:  # the teacher's only epoch
-        if 'checkpoint' in hook:
+    for hook in cfg.get('custom_hooks') or []:
+        if 'checkpoint' in hook:  # the teacher's only epoch
             hook.checkpoint = re.sub('_[0-9]+', '_1', hook.checkpoint)
+        if 'imagenet' in hook.get('teacher', ''):
+            hook.teacher = shorten(Config.fromfile(ROOT / hook.teacher)).model
     arch = cfg.model.backbone.get('arch', 'tiny')
     if isinstance(arch, str) and arch != 'tiny':
         cfg.model.backbone.arch = 'tiny'

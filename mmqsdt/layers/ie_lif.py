@@ -30,7 +30,8 @@ class _Spike(torch.autograd.Function):
                 amplitude: float, half_up: bool, closed_window: bool,
                 storage: str) -> Tensor:
         scale = 1 / threshold
-        if frexp(threshold)[0] != 0.5:  # not a power of two: scale is inexact
+        # Of a power of two it is exact, and scaling by it is, too.
+        if frexp(threshold)[0] != 0.5 or not potential.is_floating_point():
             potential, scale = potential / threshold, 1.
         count = torch.empty_like(potential)
         if ctx.needs_input_grad[0]:

@@ -1,7 +1,5 @@
 """Layers with learned-step-size quantised weights (LSQ)."""
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +14,6 @@ from .pointwise import PointwiseConv, wants_matrix_product
 MIN_STEP_SHARE = 0.05
 
 hardtanh_backward = torch.ops.aten.hardtanh_backward.default
-hardtanh_backward_out = torch.ops.aten.hardtanh_backward.grad_input
 
 
 class _QuantizeWeight(torch.autograd.Function):
@@ -48,20 +45,17 @@ class _QuantizeWeight(torch.autograd.Function):
         ratio = weight / step
         # Passed on where qmin <= w / s <= qmax. In one pass, whose bounds
         # are open: bool masks are slow on CPU, see docs/performance.md.
-        bounds = [next_beyond(q, weight.dtype) for q in (ctx.qmin, ctx.qmax)]
+        bounds = [next_beyond(q, ratio.dtype) for q in (ctx.qmin, ctx.qmax)]
         grad_weight = hardtanh_backward(grad, ratio, *bounds)
         # d(w_q)/d(step): code - w / s inside the range, the bound outside.
         # The codes once more: those of the forward pass lie further away.
         slope = ratio.clamp(ctx.qmin, ctx.qmax).round_()
-        inside = hardtanh_backward_out(
-            ratio, ratio, *bounds, grad_input=ratio)
-        slope.sub_(inside).mul_(grad)
+        slope.sub_(hardtanh_backward(ratio, ratio, *bounds)).mul_(grad)
         grad_step = slope.sum(dim=tuple(range(1, grad.dim())))
         grad_step.mul_((weight.numel() * ctx.qmax)**-0.5)
         return grad_weight, grad_step, None, None, None, None, None
 
 
-@cache
 def next_beyond(bound: int, dtype: torch.dtype) -> float:
     """The number next to an integer bound, on the side away from zero."""
     ulp = torch.finfo(dtype).eps * 2**(abs(bound).bit_length() - 1)
@@ -165,7 +159,10 @@ class LSQWeight:
                 self.reset_step_size()
 
     def positive_step_size(self) -> Tensor:
-        """The step size in use, (out_channels,), never below its minimum."""
+        """The step size in use, (out_channels,), never below its minimum.
+
+        Without a gradient.
+        """
         return torch.maximum(self.step_size.detach(), self.min_step)
 
     @torch.no_grad()

@@ -24,7 +24,12 @@ class PointwiseConv(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         if isinstance(x, IntegerTensor) and x.integer_kernel:
             return torch.conv2d(x, weight)
-        return as_map(as_matrix(x) @ weight.flatten(1).t(), x.shape)
+        # Not a view: of those that a Function returns none may be changed.
+        out = torch.empty(
+            (len(x), len(weight), *x.shape[2:]), dtype=x.dtype,
+            memory_format=torch.channels_last)
+        torch.mm(as_matrix(x), weight.flatten(1).t(), out=as_matrix(out))
+        return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -56,6 +61,7 @@ def wants_matrix_product(conv: nn.Conv2d, x: Tensor) -> bool:
         conv.bias is None and x.dim() == 4 and \
         min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS and \
         x.device.type == 'cpu' and x.dtype == torch.float32 and \
+        x.shape[1] == conv.in_channels and \
         0 < x.numel() <= MAX_PIXELS * x.shape[1] and \
         x.is_contiguous(memory_format=torch.channels_last) and \
         torch.is_grad_enabled() and not (

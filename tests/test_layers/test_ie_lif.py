@@ -336,3 +336,9 @@ def test_build_neuron_gives_time_steps_to_neurons_only():
 def test_build_neuron_names_the_known_types():
     with pytest.raises(KeyError, match='mmqsdt.IELIF'):
         build_neuron(dict(type='NoSuchNeuron'))
+
+
+@pytest.mark.parametrize('threshold', [0.5, 0.3])
+def test_whole_numbers_are_potentials_too(threshold):
+    neuron, x = IELIF(threshold=threshold), torch.arange(-1, 4)
+    assert torch.equal(neuron(x), neuron(x.float()))

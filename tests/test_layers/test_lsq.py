@@ -647,3 +647,13 @@ def test_the_bounds_of_the_range_pass_gradients_and_nothing_beyond(bits,
         layer.weight.copy_(torch.cat([bounds, beyond]))
     layer.quantized_weight().sum().backward()
     assert layer.weight.grad.tolist() == [[1., 1., 0., 0.]]
+
+
+@BOTH
+def test_gradients_of_gradients(make):
+    """What gradient penalties need: of all but the straight-through part."""
+    layer = make()
+    loss = layer(sample(layer)).square().sum()
+    first, = torch.autograd.grad(loss, layer.weight, create_graph=True)
+    first.square().sum().backward()
+    assert layer.weight.grad.any() and layer.weight.grad.isfinite().all()

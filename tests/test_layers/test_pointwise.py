@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmqsdt.deploy.fast import find_kernel_obstacle
 from mmqsdt.layers import IELIF, LSQConv2d
 from mmqsdt.layers.pointwise import (
     MAX_PIXELS,
@@ -38,10 +39,48 @@ def test_it_is_a_convolution(shape):
     assert results[1][0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_frozen_sides_get_no_gradient():
-    x, weight = channels_last(1, 3, 4, 4), torch.randn(2, 3, 1, 1)
-    PointwiseConv.apply(x, weight.requires_grad_()).sum().backward()
-    assert x.grad is None and weight.grad.any()
+@pytest.mark.parametrize('learns', [0, 1])
+def test_frozen_sides_get_no_gradient(learns):
+    sides = [channels_last(1, 3, 4, 4), torch.randn(2, 3, 1, 1)]
+    sides[learns].requires_grad_()
+    PointwiseConv.apply(*sides).sum().backward()
+    assert sides[learns].grad.any() and sides[1 - learns].grad is None
+
+
+def test_what_it_puts_out_may_be_changed_in_place():
+    """As an activation of an mm module does."""
+    layer, x = LSQConv2d(256, 256, 1, bias=False), channels_last(1, 256, 4, 4)
+    out = layer(x)
+    assert torch.equal(out.clone().relu(), out.relu_())
+    out.sum().backward()
+    assert layer.weight.grad.any()
+
+
+@pytest.mark.parametrize('storage', ['bytes', 'kernel'])
+def test_spikes_stored_as_integers_have_the_same_gradients(storage):
+    if storage == 'kernel' and find_kernel_obstacle():
+        pytest.skip(find_kernel_obstacle())
+    layer, neuron = LSQConv2d(256, 256, 1, bias=False), IELIF()
+    upstream = channels_last(2, 256, 4, 4)
+    start, results = channels_last(2, 256, 4, 4), []
+    for neuron.storage in ('floats', storage):
+        layer.zero_grad()
+        x = start.clone().requires_grad_()
+        out = layer(neuron(x))
+        out.backward(upstream)
+        results.append((out.detach(), x.grad, layer.weight.grad,
+                        layer.step_size.grad))
+    (expected, *gradients), (out, *others) = results
+    # The integer kernel's sums are exact, those of floats are rounded.
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    assert storage == 'kernel' or torch.equal(out, expected)
+    assert all(torch.equal(a, b) for a, b in zip(others, gradients))
+
+
+def test_a_wrong_number_of_channels_is_named():
+    layer = LSQConv2d(256, 256, 1, bias=False)
+    with pytest.raises(RuntimeError, match='300 channels'):
+        layer(channels_last(1, 300, 4, 4))
 
 
 def test_a_training_layer_takes_it_and_evaluation_does_not():

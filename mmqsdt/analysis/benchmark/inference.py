@@ -107,7 +107,8 @@ def measure_attention(report: Benchmark, models: Models,
 def added_memory(name: str, cfg: Config, batch: int, size: int) -> float:
     """MiB that a prediction adds to the peak of a process with the model.
 
-    A small image first makes what is made once, such as packed weights.
+    It is the first of its size; a small image before it makes what is made
+    once, such as packed weights.
     """
     import mmqsdt  # noqa: F401  in a fresh process
     models = Models(cfg, [name])

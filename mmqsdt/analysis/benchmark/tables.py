@@ -166,7 +166,8 @@ def profile_table(what: str, found: dict) -> Table:
     by_runner = found['ms']
     sums = {name: sum(ms.values()) for name, ms in by_runner.items()}
     largest = {
-        key: max(ms.get(key, 0) / sums[name] for name, ms in by_runner.items())
+        key: max(ms[key] / sums[name] for name, ms in by_runner.items()
+                 if key in ms)
         for ms in by_runner.values() for key in ms}
     keys = sorted((k for k, share in largest.items() if share >= 0.02),
                   key=lambda k: -largest[k])

@@ -71,7 +71,7 @@ def forget_peak() -> float:
     """Have the peak begin anew at what is in use, and return it, MiB.
 
     Freed memory goes back to the system first, where glibc is the allocator.
-    Elsewhere than on Linux the peak so far counts.
+    Where the system cannot do that, the peak so far counts.
     """
     try:
         ctypes.CDLL('libc.so.6').malloc_trim(0)

@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from mmqsdt.analysis.benchmark import Benchmark, Models, profile_inference
@@ -35,5 +34,3 @@ def test_what_is_small_is_summed_up():
     cells = list(zip(*(column.cells for column in table.columns)))
     assert cells == [('`a`', '97.0', '49.5'), ('`c`', '2.0', ''),
                      ('others', '1.0', '0.5'), ('sum', '100.0', '50.0')]
-    with pytest.raises(KeyError):
-        profile_table('training', dict(batch=1, size=8, ms=dict(fast={})))

@@ -14,7 +14,7 @@ from .training import TRAINING_TITLES
 
 # Parts of whole models, and what is left of the time, as colours of bars.
 PART_COLORS = dict(
-    backbone='#00a0b0', neck='#30425c', rpn_head='#eb6841', roi_head='#edc951',
+    backbone='#00a0b0', neck='#7a5195', rpn_head='#eb6841', roi_head='#edc951',
     bbox_head='#edc951', decode_head='#edc951', other='#c8c8c8')
 
 
@@ -253,4 +253,5 @@ def draw_parts(axes, timings: list[Timing]) -> None:
             labelled.add(part)
             left += ms
     if labelled:
-        axes.legend(loc='lower right', frameon=False)
+        axes.legend(
+            loc='upper left', bbox_to_anchor=(1, 1), frameon=False)

@@ -77,16 +77,16 @@ def test_checkpoints_are_found_newest_first(tmp_path):
 
 def test_checkpoints_of_another_out_dir_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in ('work', 'out/work'):
+    for folder in ('run', 'out/run'):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / 'epoch_9.pth').touch()  # of another training
-    paths = [f'out/work/epoch_{n}.pth' for n in (2, 3, 1)]
+    paths = [f'out/run/epoch_{n}.pth' for n in (2, 3, 1)]
     for path in paths:
         (tmp_path / path).touch()
-    (tmp_path / 'work/last_checkpoint').write_text(paths[0])
-    assert find_checkpoints('work') == paths
-    (tmp_path / 'work/last_checkpoint').write_text('epoch_9.pth')
-    assert find_checkpoints('work') == []
+    (tmp_path / 'run/last_checkpoint').write_text(paths[0])
+    assert find_checkpoints('run') == paths
+    (tmp_path / 'run/last_checkpoint').write_text('epoch_9.pth')
+    assert find_checkpoints('run') == []
 
 
 def test_a_training_is_not_resumed_from_elsewhere(tmp_path):

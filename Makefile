@@ -67,8 +67,8 @@ docs: install
 # docs/performance.md. Nothing else should run meanwhile.
 benchmark: install
 	$(PY) tools/benchmark.py configs/cls/qsdt_imagenet.py \
-	    --batches 1 4 16 --sizes 224 448 1024 --train 4 --memory --loading --profile \
-	    --page docs/performance.md
+	    --batches 1 4 16 --sizes 224 448 1024 --train 4 --memory --loading \
+	    --profile --page docs/performance.md
 	$(PY) tools/benchmark.py configs/seg/qsdt_fpn_ade20k.py \
 	    --batches 1 --sizes 512 --page docs/performance.md
 	$(PY) tools/benchmark.py configs/det/qsdt_maskrcnn_coco.py \

@@ -9,7 +9,7 @@ the channels_last format. docs/performance.md has what was tried.
 
 from copy import deepcopy
 from functools import cache, singledispatch
-from math import floor, frexp, log2
+from math import floor, log2
 
 import torch
 from mmengine.logging import print_log
@@ -23,6 +23,7 @@ from ..layers import (
     SpikingNeuron,
     linear_attention,
 )
+from ..layers.ie_lif import rescale, shift_and_clamp
 from ..models.backbones.qsd_transformer import AttentionBlock, ConvBlock
 from .fold import FoldedConv2d, FoldedLayer, FoldedLinear
 from .forms import convert, replace_modules, to_integer
@@ -297,19 +298,12 @@ class FastNeuron(IELIF):
     def __init__(self, neuron: IELIF) -> None:
         super().__init__(
             neuron.levels, neuron.threshold, 1., rounding=neuron.rounding)
-        # Dividing by a power of two is multiplying, exactly: one pass for
-        # u + 1/2, which no rounding sets apart from the plain way.
-        self.single_pass = neuron.rounding == 'half_up' and frexp(
-            neuron.threshold)[0] == 0.5
-        self.half = torch.tensor(0.5)
 
     def rounded(self, x: Tensor) -> Tensor:
         """A value in [C, C + 1) for each count C, float32."""
-        if self.single_pass:
-            u = torch.add(self.half, x, alpha=1 / self.threshold)
-            return u.clamp_(0, self.levels + 0.5)
-        u = (x / self.threshold).clamp_(0, self.levels)
-        return u.add_(0.5) if self.rounding == 'half_up' else u.round_()
+        u, scale = rescale(x, self.threshold)
+        return shift_and_clamp(u, scale, self.levels,
+                               self.rounding == 'half_up')
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

@@ -11,7 +11,26 @@ from .integer_tensor import IntegerTensor
 
 # Counts up to here fit one byte in every way that kernels read it.
 MAX_BYTE_LEVELS = 127
-hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
+
+
+def rescale(potential: Tensor, threshold: float) -> tuple[Tensor, float]:
+    """A tensor u and a factor f with f u = H / theta, to the last bit.
+
+    1 / theta is exact for powers of two, and so is scaling by it: then u is
+    the potential itself.
+    """
+    if frexp(threshold)[0] == 0.5 and potential.is_floating_point():
+        return potential, 1 / threshold
+    return potential / threshold, 1.
+
+
+def shift_and_clamp(u: Tensor, scale: float, levels: int, half_up: bool,
+                    out: Tensor | None = None) -> Tensor:
+    """A value in [C, C + 1) for each count C = round(clamp(scale u, 0, D))."""
+    shift = 0.5 if half_up else 0.
+    count = torch.add(u.new_full((), shift), u, alpha=scale, out=out)
+    count.clamp_(0, levels + shift)
+    return count if half_up else count.round_()
 
 
 class _Spike(torch.autograd.Function):
@@ -29,25 +48,17 @@ class _Spike(torch.autograd.Function):
     def forward(ctx, potential: Tensor, levels: int, threshold: float,
                 amplitude: float, half_up: bool, closed_window: bool,
                 storage: str) -> Tensor:
-        scale = 1 / threshold
-        # Of a power of two it is exact, and scaling by it is, too.
-        if frexp(threshold)[0] != 0.5 or not potential.is_floating_point():
-            potential, scale = potential / threshold, 1.
-        count = torch.empty_like(potential)
+        u, scale = rescale(potential, threshold)
+        count = torch.empty_like(u)
         if ctx.needs_input_grad[0]:
             if closed_window:
-                window = (potential >= 0) & (potential <= levels / scale)
-            else:  # 1 where 0 < H / theta < D
-                window = hardtanh_backward(
-                    potential.new_ones(()), potential, 0., levels / scale,
-                    grad_input=count)
+                window = (u >= 0) & (u <= levels / scale)
+            else:  # 1 where 0 < H / theta < D; count is but a place for it
+                window = torch.ops.aten.hardtanh_backward.grad_input(
+                    u.new_ones(()), u, 0., levels / scale, grad_input=count)
             ctx.save_for_backward(window.to(torch.int8))
             ctx.slope = amplitude / threshold
-        shift = 0.5 if half_up else 0.
-        torch.add(potential.new_full((), shift), potential, alpha=scale,
-                  out=count).clamp_(0, levels + shift)
-        if not half_up:
-            count.round_()
+        shift_and_clamp(u, scale, levels, half_up, out=count)
         if storage != 'floats':  # to int8 drops the fraction
             return IntegerTensor(
                 count.to(torch.int8).view(torch.uint8), amplitude,

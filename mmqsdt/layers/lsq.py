@@ -13,8 +13,6 @@ from .pointwise import PointwiseConv, wants_matrix_product
 # nearly all weights would be clipped to the ends of the range.
 MIN_STEP_SHARE = 0.05
 
-hardtanh_backward = torch.ops.aten.hardtanh_backward.default
-
 
 class _QuantizeWeight(torch.autograd.Function):
     """LSQ's fake quantisation; recomputes instead of saving intermediates.
@@ -46,11 +44,12 @@ class _QuantizeWeight(torch.autograd.Function):
         # Passed on where qmin <= w / s <= qmax. In one pass, whose bounds
         # are open: bool masks are slow on CPU, see docs/performance.md.
         bounds = [next_beyond(q, ratio.dtype) for q in (ctx.qmin, ctx.qmax)]
-        grad_weight = hardtanh_backward(grad, ratio, *bounds)
+        pass_inside = torch.ops.aten.hardtanh_backward
+        grad_weight = pass_inside(grad, ratio, *bounds)
         # d(w_q)/d(step): code - w / s inside the range, the bound outside.
         # The codes once more: those of the forward pass lie further away.
         slope = ratio.clamp(ctx.qmin, ctx.qmax).round_()
-        slope.sub_(hardtanh_backward(ratio, ratio, *bounds)).mul_(grad)
+        slope.sub_(pass_inside(ratio, ratio, *bounds)).mul_(grad)
         grad_step = slope.sum(dim=tuple(range(1, grad.dim())))
         grad_step.mul_((weight.numel() * ctx.qmax)**-0.5)
         return grad_weight, grad_step, None, None, None, None, None

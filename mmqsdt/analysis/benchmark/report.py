@@ -4,12 +4,12 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from ...environment import find_distribution
 
 
 @dataclass
@@ -234,7 +234,6 @@ def describe_machine() -> str:
         flags = ' '.join(
             f for f in ('avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16',
                         'amx_int8', 'amx_bf16') if f in known)
-    versions = f'PyTorch {torch.__version__}'
-    if find_spec('onnxruntime'):
-        versions += f', ONNX Runtime {version("onnxruntime")}'
-    return f'{name} ({flags}), {versions}'
+    text = f'{name} ({flags}), PyTorch {torch.__version__}'
+    _, runtime = find_distribution('onnxruntime')
+    return f'{text}, ONNX Runtime {runtime}' if runtime else text

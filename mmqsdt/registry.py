@@ -63,7 +63,7 @@ DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope='mmqsdt',
-    locations=['mmqsdt.datasets.events', 'mmqsdt.datasets.skip'])
+    locations=['mmqsdt.data.events', 'mmqsdt.data.skip'])
 HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
@@ -79,4 +79,4 @@ TRANSFORMS = Registry(
     'transform',
     parent=MMENGINE_TRANSFORMS,
     scope='mmqsdt',
-    locations=['mmqsdt.datasets.transforms'])
+    locations=['mmqsdt.data.transforms'])

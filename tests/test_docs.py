@@ -17,7 +17,7 @@ from mmqsdt import registry
 
 ROOT = Path(__file__).parents[1]
 # Where __all__ names what users may call.
-PUBLIC = ('mmqsdt', 'mmqsdt.analysis', 'mmqsdt.datasets', 'mmqsdt.deploy',
+PUBLIC = ('mmqsdt', 'mmqsdt.analysis', 'mmqsdt.data', 'mmqsdt.deploy',
           'mmqsdt.deploy.onnx_graph', 'mmqsdt.distill', 'mmqsdt.layers',
           'mmqsdt.reliability')
 REGISTRIES = ('MODELS', 'DATASETS', 'HOOKS', 'OPTIM_WRAPPERS', 'TRANSFORMS')

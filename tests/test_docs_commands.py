@@ -22,7 +22,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
-from test_datasets.small_data import MAKERS
+from test_data.small_data import MAKERS
 from torch.distributed.run import get_args_parser
 
 from mmqsdt import QSDTransformer, launch
@@ -283,7 +283,7 @@ def reader(tmp_path_factory) -> Iterator[Reader]:
 def put_data(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """What a reader has: data sets, the hub's files, checkpoints, logs."""
     from mmpretrain.datasets import CIFAR10
-    from test_datasets import test_events, test_huggingface
+    from test_data import test_events, test_huggingface
     from test_tools import ade_stand_in, coco_stand_in, imagenet_stand_in
     from test_zoo import CIFAR, cifar_stand_in
     for make in (ade_stand_in, coco_stand_in, imagenet_stand_in,

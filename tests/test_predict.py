@@ -165,7 +165,7 @@ def test_names_of_drawings_are_unique():
 def digits(tmp_path_factory) -> Path:
     """A folder with data/digits in it."""
     pytest.importorskip('sklearn')
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     folder = tmp_path_factory.mktemp('digits')
     prepare_digits(folder / 'data/digits', num_train=1, num_val=2,
                    progress=False)

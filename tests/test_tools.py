@@ -38,7 +38,7 @@ LOADERS = [
 def workplace(tmp_path_factory) -> Path:
     """A folder with data/digits in it: four scenes and two."""
     pytest.importorskip('sklearn')
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     folder = tmp_path_factory.mktemp('workplace')
     prepare_digits(folder / 'data/digits', num_train=4, num_val=2,
                    progress=False)

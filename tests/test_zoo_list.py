@@ -131,7 +131,7 @@ def test_listing_needs_no_config_and_training_does(tmp_path, monkeypatch,
 def workplace(tmp_path_factory) -> Path:
     """A folder with data/digits in it: nine scenes and three."""
     pytest.importorskip('sklearn')
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     folder = tmp_path_factory.mktemp('workplace')
     prepare_digits(folder / 'data/digits', num_train=9, num_val=3,
                    progress=False)

@@ -17,7 +17,7 @@ import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
 from mmengine.config import DictAction
 from rich.console import Console
 
-from mmqsdt.datasets.layout import KINDS, read_lines
+from mmqsdt.data.layout import KINDS, read_lines
 from mmqsdt.launch import load_config
 from mmqsdt.utils import tool_command
 
@@ -113,7 +113,7 @@ def add_huggingface(commands: argparse._SubParsersAction) -> None:
 
 def make_digits(args: argparse.Namespace) -> None:
     """Make the data set and say where it is."""
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     summary = prepare_digits(args.out, args.image_size, args.num_train,
                              args.num_val, args.seed, args.force)
     if summary['written']:
@@ -138,8 +138,8 @@ def read_classes(args: argparse.Namespace) -> tuple[str, ...] | None:
 
 def check_data(args: argparse.Namespace) -> None:
     """Check, print a table for each part, exit 1 on errors."""
-    from mmqsdt.datasets.check import check_config, check_path
-    from mmqsdt.datasets.report import print_report
+    from mmqsdt.data.check import check_config, check_path
+    from mmqsdt.data.report import print_report
     if args.what in KINDS:
         classes = read_classes(args)
         reports = [report for path in args.path for report in check_path(
@@ -163,7 +163,7 @@ def check_data(args: argparse.Namespace) -> None:
 
 def make_config(args: argparse.Namespace) -> None:
     """Write a config and say how to go on."""
-    from mmqsdt.datasets.own_data import write_config
+    from mmqsdt.data.own_data import write_config
     cfg = write_config(args.kind, args.path, args.out, args.base,
                        read_classes(args), args.ignore_zero)
     classes = cfg.metainfo.classes
@@ -175,7 +175,7 @@ def make_config(args: argparse.Namespace) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     """Convert and say what was written and what was left out."""
-    from mmqsdt.datasets.huggingface import CONVERTERS
+    from mmqsdt.data.huggingface import CONVERTERS
     if args.boxes and args.name != 'coco':
         raise ValueError('--boxes is of coco')
     options = dict(boxes=args.boxes) if args.boxes else {}

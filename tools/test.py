@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmqsdt.checkpoint import load_for_test
-from mmqsdt.datasets.skip import refuse_broken
+from mmqsdt.data.skip import refuse_broken
 from mmqsdt.deploy import ENCODINGS, FORMS, to_form
 from mmqsdt.launch import (add_common_arguments, check_data, check_framework,
                            draw_predictions, find_checkpoint, load_config,

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmqsdt.amp import use_amp
-from mmqsdt.datasets.skip import refuse_broken, skip_broken
+from mmqsdt.data.skip import refuse_broken, skip_broken
 from mmqsdt.launch import (add_common_arguments, check_data, check_framework,
                            check_length, is_from_mmqsdt, load_config)
 from mmqsdt.processes import join_processes, name_lost_workers

@@ -156,7 +156,7 @@ def test_tool_compares_two_models_with_their_teacher(tmp_path, monkeypatch,
     pytest.importorskip('sklearn')
     from mmengine.config import Config
 
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     from mmqsdt.deploy import build_model
     prepare_digits(tmp_path / 'data/digits', num_train=1, num_val=1,
                    progress=False)

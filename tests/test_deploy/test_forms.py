@@ -350,7 +350,7 @@ def workplace(tmp_path, monkeypatch):
     """A folder with a few digits in it."""
     pytest.importorskip('sklearn')
     pytest.importorskip('mmpretrain.models')
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     prepare_digits(tmp_path / 'data/digits', num_train=1, num_val=1,
                    progress=False)
     for split, keep in (('train', 2), ('val', 3)):

@@ -45,7 +45,7 @@ LOADER = dict(num_workers=0, persistent_workers=False)
 def workplace(tmp_path_factory) -> Path:
     """A folder with data/digits in it: a scene to train on, one to test."""
     pytest.importorskip('sklearn')
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     folder = tmp_path_factory.mktemp('workplace')
     prepare_digits(folder / 'data/digits', num_train=1, num_val=1,
                    progress=False)

@@ -159,7 +159,7 @@ DATA = dict(cls='data/digits/cls', det='data/digits/det/',
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory) -> Path:
     pytest.importorskip('sklearn')
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     folder = tmp_path_factory.mktemp('scenes')
     prepare_digits(folder / 'data/digits', num_train=4, num_val=1,
                    progress=False)

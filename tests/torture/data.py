@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from mmqsdt.checkpoint import load_state_dict
-from mmqsdt.datasets.own_data import write_config
+from mmqsdt.data.own_data import write_config
 
 from .budget import Budget
 from .training import log_of, run
 
 # The faults, which the tests of data sets inject one by one.
-sys.path.insert(0, str(Path(__file__).parents[1] / 'test_datasets'))
+sys.path.insert(0, str(Path(__file__).parents[1] / 'test_data'))
 from faults import (  # noqa: E402
     BASES,
     LEFT_OUT,

@@ -76,7 +76,7 @@ SETTINGS = {
 
 def prepare(folder: Path) -> None:
     """Four scenes, and two pictures of each digit, in data/digits."""
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     prepare_digits(folder / 'data/digits', num_train=4, num_val=2,
                    progress=False)
     for split, keep in (('train', 2), ('val', 1)):

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from ...datasets import prepare_digits
+from ...data import prepare_digits
 from ...smoke import DIGITS
 from ...utils import get_config_path
 from .report import Benchmark

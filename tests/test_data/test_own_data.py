@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmqsdt.datasets.check import class_numbers
-from mmqsdt.datasets.own_data import write_config
-from mmqsdt.datasets.report import FAULTS
+from mmqsdt.data.check import class_numbers
+from mmqsdt.data.own_data import write_config
+from mmqsdt.data.report import FAULTS
 
 LOADERS = [
     f'{part}_dataloader.{key}' for part in ('train', 'val', 'test')

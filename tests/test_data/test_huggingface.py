@@ -12,9 +12,9 @@ from rich.console import Console
 
 datasets = pytest.importorskip('datasets')
 
-from mmqsdt.datasets import ade150, huggingface, parquet  # noqa: E402
-from mmqsdt.datasets.check import check_path  # noqa: E402
-from mmqsdt.datasets.huggingface import (  # noqa: E402
+from mmqsdt.data import ade150, huggingface, parquet  # noqa: E402
+from mmqsdt.data.check import check_path  # noqa: E402
+from mmqsdt.data.huggingface import (  # noqa: E402
     convert_ade20k,
     convert_coco,
     convert_imagenet,
@@ -331,7 +331,7 @@ def test_the_tool(run_tool, tmp_path, capsys):
 def test_without_the_library_the_remedy_is_named(run_tool, monkeypatch,
                                                  tmp_path):
     for name in ('huggingface', 'parquet'):
-        monkeypatch.delitem(sys.modules, f'mmqsdt.datasets.{name}')
+        monkeypatch.delitem(sys.modules, f'mmqsdt.data.{name}')
     monkeypatch.setitem(sys.modules, 'datasets', None)
     with pytest.raises(SystemExit, match=r'pip install "mmqsdt\[data\]"'):
         run_tool('prepare_data.py', 'huggingface', 'coco', 'hub', 'x')

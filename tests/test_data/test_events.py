@@ -17,7 +17,7 @@ from mmengine.visualization import Visualizer
 from spikingjelly.datasets import CIFAR10DVS, base, split_to_train_test_set
 from torch import nn
 
-from mmqsdt.datasets import EventFrames, events
+from mmqsdt.data import EventFrames, events
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/cls/qsdt_cifar10dvs.py'

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from mmcv.transforms import RandomResize, Resize
 
-from mmqsdt.datasets.transforms import ResizeCentred
+from mmqsdt.data.transforms import ResizeCentred
 
 # Left half 0, right half 1, in an image and in its label map.
 LABELS = np.repeat([[0, 1]], 80, axis=1).repeat(160, axis=0).astype(np.uint8)

@@ -11,7 +11,7 @@ from scipy.ndimage import minimum_filter
 pytest.importorskip('sklearn')
 coco_mask = pytest.importorskip('pycocotools.mask')
 
-from mmqsdt.datasets import DIGITS_CLASSES, digits, prepare_digits  # noqa: E402
+from mmqsdt.data import DIGITS_CLASSES, digits, prepare_digits  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SMALL = dict(num_train=4, num_val=2, progress=False)

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from PIL import Image
 from small_data import NUMBER, picture
 
-from mmqsdt.datasets.check import check_config, check_path
-from mmqsdt.datasets.report import ERROR, FAULTS
+from mmqsdt.data.check import check_config, check_path
+from mmqsdt.data.report import ERROR, FAULTS
 
 FIRST = dict(folder='train/cat/0.jpg', coco='train/0.jpg',
              pairs='images/train/0.jpg', voc='JPEGImages/000.jpg')

@@ -26,9 +26,9 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from small_data import MAKERS, NUMBER
 
-from mmqsdt.datasets import SkipBroken
-from mmqsdt.datasets.own_data import write_config
-from mmqsdt.datasets.skip import refuse_broken, skip_broken
+from mmqsdt.data import SkipBroken
+from mmqsdt.data.own_data import write_config
+from mmqsdt.data.skip import refuse_broken, skip_broken
 from mmqsdt.launch import check_framework
 
 
@@ -77,7 +77,7 @@ def test_a_broken_sample_is_left_out_counted_and_named(
     cfg.train_dataloader.dataset.update(OPTIONS.get(fault, {}))
     skip_broken(cfg)
     said = []
-    monkeypatch.setattr('mmqsdt.datasets.skip.print_log',
+    monkeypatch.setattr('mmqsdt.data.skip.print_log',
                         lambda text, *args: said.append((text, *args)))
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     paths = [dataset[i]['data_samples'].img_path for i in range(NUMBER)]

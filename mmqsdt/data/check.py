@@ -10,12 +10,13 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from ..launch import check_framework, leaf_datasets
+from ..utils.frameworks import check_framework
 from .check_boxes import check_coco, check_voc
 from .check_labels import check_folder, check_pairs
 from .images import inspect_image
 from .layout import Part, find_parts
 from .report import Report
+from .sources import leaf_datasets
 
 CHECKS = dict(
     folder=check_folder, coco=check_coco, pairs=check_pairs, voc=check_voc)

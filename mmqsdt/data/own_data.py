@@ -11,7 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 from yapf.yapflib.yapf_api import FormatCode
 
-from ..utils import find_config, get_config_path
+from ..utils.configs import find_config, get_config_path
 from .check import class_numbers
 from .check_boxes import read_objects, read_xml
 from .images import inspect_label_map

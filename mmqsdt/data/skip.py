@@ -17,13 +17,13 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import init_default_scope
 
-from ..launch import leaf_datasets
 from ..registry import DATASETS
-from ..utils import tool_command
+from ..utils.configs import tool_command
 from .check import check_part, part_of
 from .check_labels import IGNORED
 from .images import glance
 from .report import ERROR, FAULTS
+from .sources import leaf_datasets
 
 SHOWN = 10  # faults that a message names
 MAX_TRIES = 10  # samples in place of one; more is no matter of a file

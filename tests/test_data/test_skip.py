@@ -29,7 +29,7 @@ from small_data import MAKERS, NUMBER
 from mmqsdt.data import SkipBroken
 from mmqsdt.data.own_data import write_config
 from mmqsdt.data.skip import refuse_broken, skip_broken
-from mmqsdt.launch import check_framework
+from mmqsdt.utils.frameworks import check_framework
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,6 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import mmqsdt  # noqa: F401
 from mmqsdt.checkpoints.packing import pack
 from mmqsdt.deploy import FormReport, to_integer
 from mmqsdt.layers import IELIF

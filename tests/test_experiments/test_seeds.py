@@ -74,7 +74,7 @@ def test_tool_resumes(tmp_path, monkeypatch, capsys):
         trained.append((Path(config).stem, seed, options))
         return {'mIoU': 10. * len(trained)}
 
-    monkeypatch.setattr('train', train)
+    monkeypatch.setattr(tool, 'train', train)
     for seeds in '1', '2':
         monkeypatch.setattr(sys, 'argv', [
             'x', *configs, '--out', str(tmp_path / 'a.json'), '--seeds',
@@ -103,7 +103,7 @@ def test_trainings_side_by_side(tmp_path, monkeypatch):
             seed_1_done.set()
         return {'mIoU': 10. * seed}
 
-    monkeypatch.setattr('train', train)
+    monkeypatch.setattr(tool, 'train', train)
     out = tmp_path / 'a.json'
     monkeypatch.setattr(sys, 'argv', [
         'x', 'seg/qsdt_fpn_digits.py', '--out', str(out), '--jobs', '2'])

@@ -8,6 +8,7 @@ for, by attribute or by ``type='mmqsdt.X'`` in a config.
 from . import compat
 
 compat.install()  # before anything imports mmcv.ops
+compat.install_moved()
 
 from .checkpoints import convert_reference_checkpoint, load_packed  # noqa: E402
 from .distill import FGDistillHook, FGDLoss  # noqa: E402

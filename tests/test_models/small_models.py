@@ -6,7 +6,7 @@ Spiking backbone, neck and heads, of 16 channels.
 from copy import deepcopy
 
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 import mmqsdt  # noqa: F401
@@ -220,6 +220,23 @@ def semantic_fpn(unit):
         test_cfg=dict(mode='whole'))
 
 
+def classifier(unit):
+    return dict(
+        type='ImageClassifier',
+        data_preprocessor=dict(num_classes=CLASSES),
+        backbone=dict(
+            type='mmqsdt.QSDTransformer',
+            arch=ARCH,
+            out_indices=(4, ),
+            **unit),
+        head=dict(
+            type='mmqsdt.SpikeLinearClsHead',
+            num_classes=CLASSES,
+            in_channels=16,
+            loss=dict(type='CrossEntropyLoss'),
+            **unit))
+
+
 MODEL = dict(
     mask_rcnn=mask_rcnn,
     cascade_rcnn=cascade_rcnn,
@@ -228,17 +245,27 @@ MODEL = dict(
 
 
 def scope_of(name):
-    return 'mmseg' if name == 'semantic_fpn' else 'mmdet'
+    return dict(
+        semantic_fpn='mmseg', classifier='mmpretrain').get(name, 'mmdet')
 
 
-def build(name, unit):
+def build(name, unit, **changes):
+    """A model of MODEL, or the classifier; ``changes`` are merged into it."""
+    config = Config(dict(model=dict(MODEL, classifier=classifier)[name](unit)))
+    config.merge_from_dict(
+        {f'model.{key}': value for key, value in changes.items()})
     with DefaultScope.overwrite_default_scope(scope_of(name)):
-        model = MODELS.build(ConfigDict(MODEL[name](unit)))
+        model = MODELS.build(config.model)
         model.init_weights()
     return model
 
 
 def random_data(name):
+    if name == 'classifier':
+        from mmpretrain.structures import DataSample
+        return dict(
+            inputs=list(torch.randint(256, (2, 3, 64, 96)).byte()),
+            data_samples=[DataSample().set_gt_label(i) for i in range(2)])
     if name == 'semantic_fpn':
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample

@@ -93,9 +93,9 @@ PAIRS = [(case, name) for case, (names, *_) in CASES.items()
          for name in names]
 
 
-def prepare(case, name, bits=4):
+def prepare(case, name, bits=4, neuron=NEURON):
     _, change, options = CASES[case]
-    model = build(name, spike(NEURON, bits), **options)
+    model = build(name, spike(neuron, bits), **options)
     data = random_data(name)
     change(data)
     return model, data
@@ -106,10 +106,12 @@ def assert_finite(model):
         assert torch.isfinite(buffer).all(), key
 
 
-@pytest.mark.parametrize('bits', [4, None])
+@pytest.mark.parametrize('bits, neuron', [
+    (4, NEURON), (None, NEURON), (4, dict(NEURON, threshold='learned'))],
+    ids=['4 bits', 'float', 'learned threshold'])
 @pytest.mark.parametrize('case, name', PAIRS)
-def test_it_trains(case, name, bits):
-    model, data = prepare(case, name, bits)
+def test_it_trains(case, name, bits, neuron):
+    model, data = prepare(case, name, bits, neuron)
     with DefaultScope.overwrite_default_scope(scope_of(name)):
         total, log = model.parse_losses(one_loss(model, data))
     total.backward()

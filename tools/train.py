@@ -16,6 +16,7 @@ from mmqsdt.launch import (add_common_arguments, check_data, check_framework,
                            check_length, is_from_mmqsdt, load_config)
 from mmqsdt.processes import join_processes, name_lost_workers
 from mmqsdt.reliability.loading import check_fits, set_resume
+from mmqsdt.reliability.small_batch import check_batches
 from mmqsdt.smoke import smoke
 from mmqsdt.zoo import list_zoo, print_zoo
 
@@ -79,6 +80,7 @@ def main() -> None:
         join_processes(cfg)
         runner = Runner.from_cfg(cfg)
         check_fits(runner.model, cfg)
+        check_batches(runner)
     except (OSError, ImportError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from None
     try:

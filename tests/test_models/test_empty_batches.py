@@ -107,8 +107,8 @@ def assert_finite(model):
 
 
 @pytest.mark.parametrize('bits, neuron', [
-    (4, NEURON), (None, NEURON), (4, dict(NEURON, threshold='learned'))],
-    ids=['4 bits', 'float', 'learned threshold'])
+    (None, NEURON), (4, dict(NEURON, threshold='learned'))],
+    ids=['float', 'learned'])
 @pytest.mark.parametrize('case, name', PAIRS)
 def test_it_trains(case, name, bits, neuron):
     model, data = prepare(case, name, bits, neuron)

@@ -21,7 +21,7 @@ from small_models import (
 )
 from test_empty_batches import DETECTORS, without_boxes
 
-from mmqsdt.processes import join_processes
+from mmqsdt.engine.distributed import join_processes
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')

@@ -13,6 +13,7 @@ from ..checkpoints.resume import check_fits, set_resume
 from ..data.skip import refuse_broken, skip_broken
 from ..data.sources import check_data
 from ..engine.amp import use_amp
+from ..engine.batches import check_batches
 from ..engine.distributed import join_processes, name_lost_workers
 from ..utils.frameworks import check_framework
 from .common import (
@@ -85,6 +86,7 @@ def main() -> None:
         join_processes(cfg)
         runner = Runner.from_cfg(cfg)
         check_fits(runner.model, cfg)
+        check_batches(runner)
     except (OSError, ImportError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from None
     try:

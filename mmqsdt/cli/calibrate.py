@@ -26,6 +26,7 @@ from ..checkpoints.fit import load_counterpart
 from ..checkpoints.resume import find_checkpoint
 from ..data.sources import check_data
 from ..engine.calibrate import METHODS, Calibration, calibrate
+from ..engine.random_states import random_states, set_random_states
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from ..version import __version__
@@ -51,9 +52,9 @@ def parse_args() -> argparse.Namespace:
         help='of thresholds: the least squared error of the spikes, or a '
         'percentile of the potentials; default: error')
     parser.add_argument(
-        '--percentile', type=float, default=99.9,
+        '--percentile', type=float, default=99.,
         help='of the positive potentials, which gets the largest count; '
-        'default: 99.9')
+        'default: 99')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,
         help='override config entries: key=value')
@@ -76,8 +77,16 @@ def write_calibrated(cfg: Config, ann: str, out: str | Path,
         OSError, ValueError: See :func:`load_counterpart`,
             :func:`load_batches` and :func:`calibrate`.
     """
-    # The same images, crops and regions each time.
-    set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+    states = random_states()
+    try:  # the same images, crops and regions each time
+        set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+        return _write_calibrated(cfg, ann, out, images, **options)
+    finally:
+        set_random_states(states)
+
+
+def _write_calibrated(cfg: Config, ann: str, out: str | Path, images: int,
+                      **options) -> Calibration:
     model = revert_sync_batchnorm(build_model(cfg))
     meta = load_counterpart(model, ann)
     batches = load_batches(cfg, 'train', images)

@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..layers import IELIF, LSQWeight, SpikingNeuron
 from ..layers.lsq import round_to_codes
+from ..models.counterpart import counterpart_model
 
 METHODS = ('error', 'percentile')
 # Thresholds tried, over that which no potential of the first batch exceeds
@@ -59,7 +59,7 @@ class Calibration:
 def calibrate(model: nn.Module,
               batches: Iterable,
               method: str = 'error',
-              percentile: float = 99.9) -> Calibration:
+              percentile: float = 99.) -> Calibration:
     r"""Fit a spiking, quantized network to its ANN counterpart.
 
     Step sizes minimize the squared error of each output channel's weights.
@@ -85,7 +85,7 @@ def calibrate(model: nn.Module,
         method (str): How thresholds are fitted: 'error' or 'percentile'.
             Defaults to 'error'.
         percentile (float): In (0, 100]; for method='percentile'.
-            Defaults to 99.9.
+            Defaults to 99.
 
     Raises:
         ValueError: For other arguments, no batch, no neuron with a learned
@@ -109,7 +109,7 @@ def calibrate(model: nn.Module,
             'threshold="learned") in backbone, neck and heads')
     training = {m: m.training for m in model.modules()}
     model.eval()
-    ann = ann_counterpart(model)
+    ann = counterpart_model(model)
     done.layers = fit_step_sizes(model)
     fits = {k: _FitThreshold(k, m, method, percentile)
             for k, m in neurons.items() if _is_learned(m)}
@@ -131,18 +131,6 @@ def calibrate(model: nn.Module,
                      for p in pairs)
     _check(fits, done, number)
     return done
-
-
-def ann_counterpart(model: nn.Module) -> nn.Module:
-    """A copy with float weights, and ReLU for every neuron."""
-    model = deepcopy(model)
-    for module in list(model.modules()):
-        if isinstance(module, LSQWeight):
-            module.bits = None
-        for name, child in module.named_children():
-            if isinstance(child, SpikingNeuron):
-                module._modules[name] = nn.ReLU()
-    return model
 
 
 @torch.no_grad()

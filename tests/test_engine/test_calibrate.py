@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmqsdt.deploy import to_form
-from mmqsdt.engine.calibrate import ann_counterpart, calibrate
-from mmqsdt.layers import IELIF, ConvUnit, LSQLinear, LSQWeight
+from mmqsdt.engine.calibrate import calibrate
+from mmqsdt.layers import IELIF, ConvUnit, LSQLinear
 from mmqsdt.models import QSDTransformer
+from mmqsdt.models.counterpart import counterpart_model
 
 ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 
@@ -22,7 +23,7 @@ def learned(levels: int = 4, **more) -> dict:
                 **more)
 
 
-def trained(model: nn.Module) -> nn.Module:
+def trained(model: nn.Module, spread: float = 2.) -> nn.Module:
     """With norms and layer scales of their own, and statistics that fit.
 
     What is added to the residual stream is small, as training makes it: a
@@ -31,13 +32,14 @@ def trained(model: nn.Module) -> nn.Module:
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
             added = name.endswith(('sep_conv.norm', 'conv2.norm'))
-            nn.init.uniform_(module.weight, *((.1, .3) if added else (.5, 1.5)))
-            nn.init.normal_(module.bias, std=.3)
+            width = .2 if added else spread
+            nn.init.uniform_(module.weight, .5 * width, 1.5 * width)
+            nn.init.normal_(module.bias, std=.3 * width)
             module.momentum = None
     for name, parameter in model.named_parameters():
         if 'layer_scale' in name:
             nn.init.uniform_(parameter, .1, .3)
-    ann = ann_counterpart(model).train()
+    ann = counterpart_model(model).train()
     with torch.no_grad():
         for _ in range(4):
             ann(images(8))
@@ -45,6 +47,9 @@ def trained(model: nn.Module) -> nn.Module:
     model.load_state_dict({k: v for k, v in found.items()
                            if not k.endswith(('step_size', 'log_threshold'))},
                           strict=False)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = .1
     return model.eval()
 
 
@@ -63,23 +68,32 @@ def backbone(bits: int | None = 4, levels: int = 4, **more) -> nn.Module:
 @torch.no_grad()
 def error(model: nn.Module, ann: nn.Module, x: torch.Tensor) -> float:
     """Squared error of the features over their variance."""
-    wanted = ann(x)[-1]
-    return float((model(x)[-1] - wanted).square().mean() / wanted.var())
+    ours, wanted = model(x), ann(x)
+    if isinstance(ours, tuple):
+        ours, wanted = ours[-1], wanted[-1]
+    return float((ours - wanted).square().mean() / wanted.var())
+
+
+def chain(bits: int | None = 4, levels: int = 4) -> nn.Module:
+    unit = learned(levels), bits
+    return trained(nn.Sequential(
+        ConvUnit(3, 16, 3, None, bits), ConvUnit(16, 16, 3, *unit),
+        ConvUnit(16, 16, 3, *unit), ConvUnit(16, 16, 3, *unit)), spread=8.)
 
 
 @pytest.mark.parametrize('method', ['error', 'percentile'])
 @pytest.mark.parametrize('bits, levels', [(2, 4), (3, 4), (4, 4), (4, 15),
                                           (8, 8), (8, 15), (None, 8)])
-def test_calibrated_features_are_the_anns(bits, levels, method):
-    model = backbone(bits, levels)
-    ann, unseen = ann_counterpart(model), images(8)
+def test_calibrated_outputs_are_the_anns(bits, levels, method):
+    model = chain(bits, levels)
+    ann, unseen = counterpart_model(model), images(8)
     before = error(model, ann, unseen)
     done = calibrate(model, [images(8), images(8)], method)
-    assert error(model, ann, unseen) < before / 2
+    # Weights of 2 bits have three values or four: little can be had.
+    assert error(model, ann, unseen) < before * (1 if bits == 2 else .5)
     assert set(done.thresholds) == {
         k for k, m in model.named_modules() if isinstance(m, IELIF)}
-    assert done.layers == (0 if bits is None else sum(
-        isinstance(m, LSQWeight) for m in model.modules()))
+    assert done.layers == (4 if bits else 0) and done.norms == 4
     assert not done.fixed and not done.idle
 
 
@@ -87,25 +101,28 @@ def test_more_bits_and_levels_come_closer():
     errors = []
     for bits, levels in ((2, 2), (4, 4), (8, 15), (8, 100)):
         torch.manual_seed(0)
-        model = backbone(bits, levels)
-        ann = ann_counterpart(model)
+        model = chain(bits, levels)
+        ann = counterpart_model(model)
         calibrate(model, [images(8), images(8)])
         errors.append(error(model, ann, images(8)))
     assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < .01
 
 
-@pytest.mark.parametrize('time_steps', [2, 4])
-def test_time_steps(time_steps):
-    model = backbone(time_steps=time_steps)
-    ann, unseen = ann_counterpart(model), images()
+@pytest.mark.parametrize('settings', [
+    dict(), dict(bits=2), dict(levels=15), dict(time_steps=2),
+    dict(time_steps=4), dict(inner_neurons=True)], ids=str)
+def test_the_backbone_comes_closer(settings):
+    model = backbone(**settings)
+    ann, unseen = counterpart_model(model), images(8)
     before = error(model, ann, unseen)
-    calibrate(model, [images(8)])
-    assert error(model, ann, unseen) < before / 2
+    calibrate(model, [images(8) for _ in range(4)])
+    assert error(model, ann, unseen) < before
 
 
 def test_the_membrane_takes_part_in_the_fit():
     """At T = 2 what is left of the first step adds to the second."""
-    x = torch.tensor([[.6], [.4]])
+    x = torch.tensor([[1., 1., 1., .3], [0., 0., 0., .3]])
 
     def fitted(leak: float) -> float:
         neuron = IELIF(1, 'learned', time_steps=2, leak=leak)
@@ -113,14 +130,6 @@ def test_the_membrane_takes_part_in_the_fit():
             nn.Sequential(neuron), [x]).thresholds.values()))
 
     assert fitted(0.) != fitted(1.)
-
-
-def test_inner_neurons():
-    model = backbone(inner_neurons=True)
-    ann, unseen = ann_counterpart(model), images()
-    before = error(model, ann, unseen)
-    calibrate(model, [images(8)])
-    assert error(model, ann, unseen) < before / 2
 
 
 @pytest.mark.parametrize('form', ['integer', 'fast', 'spikes'])
@@ -143,7 +152,7 @@ def test_a_calibrated_model_is_saved_and_loaded():
     for each in (model.train(), again.train()):
         each.zero_grad()
     torch.testing.assert_close(again(x)[-1], model(x)[-1], rtol=0, atol=0)
-    ours, theirs = (dict(m.named_buffers()) for m in (model, again))
+    ours, theirs = model.state_dict(), again.state_dict()
     for name in ours:
         torch.testing.assert_close(theirs[name], ours[name], msg=name)
 
@@ -183,7 +192,7 @@ def test_the_threshold_has_the_least_error():
 
     def wrong(threshold: float) -> float:
         neuron.set_threshold(threshold)
-        return float((neuron(x) - x.relu()).square().sum())
+        return float((neuron(x) - x.relu()).detach().square().sum())
 
     assert wrong(found) < min(wrong(found / 1.3), wrong(found * 1.3))
 
@@ -199,41 +208,44 @@ def test_norms_have_the_mean_and_variance_of_the_anns():
     model = nn.Sequential(ConvUnit(3, 8, 3, learned(), 2),
                           ConvUnit(8, 8, 3, learned(), 2))
     model = trained(model)
-    ann, x = ann_counterpart(model), images(8)
-    calibrate(model, [x[:4], x[4:]])
+    ann, x = counterpart_model(model), images(8)
+    calibrate(model, [x])
     with torch.no_grad():
         ours, theirs = model(x), ann(x)
     dims = (0, 2, 3)
     torch.testing.assert_close(ours.mean(dims), theirs.mean(dims), rtol=0,
-                               atol=.05)  # what the second half moved
-    torch.testing.assert_close(ours.var(dims), theirs.var(dims), rtol=.1,
-                               atol=.02)
+                               atol=1e-3)
+    # Ratios are held near 1 by a hundredth of the ANN's variance.
+    torch.testing.assert_close(ours.var(dims), theirs.var(dims), rtol=.02,
+                               atol=0)
 
 
 def test_outputs_without_a_norm_have_the_mean_of_the_anns():
     model = nn.Sequential(IELIF(2, 'learned'), LSQLinear(32, 8, bits=2))
-    ann, x = ann_counterpart(model), torch.randn(64, 32)
+    ann, x = counterpart_model(model), torch.randn(64, 32)
     calibrate(model, [x])
     torch.testing.assert_close(model(x).mean(0), ann(x).mean(0))
 
 
-def test_a_layer_that_runs_often_is_matched_run_by_run():
+def test_a_layer_that_runs_often_is_matched_over_all_runs():
     """As heads on the levels of a pyramid."""
 
     class Levels(nn.Module):
 
         def __init__(self) -> None:
             super().__init__()
-            self.unit = ConvUnit(3, 4, 1, learned(), 4)
+            self.neuron = IELIF(2, 'learned')
+            self.fc = LSQLinear(16, 4, bits=2)
 
         def forward(self, x):
-            return [self.unit(x), self.unit(.1 * x[:, :, ::2, ::2])]
+            return torch.cat([self.fc(self.neuron(each))
+                              for each in (x, 2 + x[::2], x[:0])])
 
-    model = trained(Levels())
-    ann, x = ann_counterpart(model), images(8)
-    calibrate(model, [x, x])
-    for ours, theirs in zip(model(x), ann(x)):
-        assert float((ours - theirs).square().mean() / theirs.var()) < .05
+    model = Levels()
+    ann, x = counterpart_model(model), torch.randn(64, 16)
+    calibrate(model, [x])
+    torch.testing.assert_close(model(x).mean(0), ann(x).mean(0), rtol=0,
+                               atol=.1)  # the first run had less to go by
 
 
 def test_what_does_not_run_is_named():

@@ -17,6 +17,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, init_dist, is_main_process
+from mmengine.logging import print_log
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.runner import set_random_seed
 from mmengine.runner.checkpoint import weights_to_cpu
@@ -97,14 +98,16 @@ def _write_calibrated(cfg: Config, ann: str, out: str | Path, images: int,
         dict(
             meta=dict(kept, cfg=cfg.pretty_text, mmqsdt=__version__),
             state_dict=weights_to_cpu(model.state_dict())), content)
-    write_atomically(out, content.getbuffer())
+    if is_main_process():
+        write_atomically(out, content.getbuffer())
     return done
 
 
 def start_from_ann(cfg: Config, ann: str) -> None:
     """Have a training start from the calibrated network.
 
-    The first process calibrates and writes; all load what it wrote.
+    All processes calibrate, because samplers and losses may wait for each
+    other; the first one writes, and all load what it wrote.
 
     Args:
         cfg (Config): With work_dir; its load_from is set.
@@ -120,16 +123,17 @@ def start_from_ann(cfg: Config, ann: str) -> None:
         init_dist(cfg.launcher,
                   **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
     out = str(Path(cfg.work_dir) / FILE)
-    error = None
-    if is_main_process():
-        try:
-            print(write_calibrated(cfg, find_checkpoint(ann), out))
-        except (OSError, ValueError) as caught:  # the others must not wait
-            error = caught
-    told = [error and str(error)]
+    done = error = None
+    try:
+        done = write_calibrated(cfg, find_checkpoint(ann), out)
+    except (OSError, ValueError) as caught:  # all must hear of the first's
+        error = caught
+    told = [None if error is None else str(error)]
     broadcast_object_list(told)
-    if told[0]:
+    if told[0] is not None:
         raise ValueError(told[0])
+    if done is not None:
+        print_log(f'{done}\nwritten: {out}', logger='current')
     cfg.load_from = out
 
 

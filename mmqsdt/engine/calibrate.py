@@ -116,7 +116,8 @@ def calibrate(model: nn.Module,
     pairs = _pair_layers(ann, model)
     number = 0
     try:
-        for number, batch in enumerate(batches, 1):
+        for batch in batches:
+            number += 1
             _run(ann, model, batch)
             for pair in pairs:
                 pair.end_batch()

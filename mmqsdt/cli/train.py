@@ -13,6 +13,7 @@ from ..checkpoints.resume import check_fits, set_resume
 from ..data.skip import refuse_broken, skip_broken
 from ..data.sources import check_data
 from ..engine.amp import use_amp
+from ..engine.batches import check_batches
 from ..engine.distributed import join_processes, name_lost_workers
 from ..utils.frameworks import check_framework
 from .calibrate import start_from_ann
@@ -93,6 +94,7 @@ def main() -> None:
             start_from_ann(cfg, args.from_ann)
         runner = Runner.from_cfg(cfg)
         check_fits(runner.model, cfg)
+        check_batches(runner)
     except (OSError, ImportError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from None
     try:

@@ -46,6 +46,11 @@ def round_to_codes(weight: Tensor, step: Tensor, qmin: int,
     return (weight / step).clamp_(qmin, qmax).round_()
 
 
+def smallest_step(step: Tensor) -> Tensor:
+    """The bound of step sizes that nobody gave one."""
+    return torch.minimum(MIN_STEP_SHARE * step.mean(), step.min())
+
+
 def channel_factor(scaled: Tensor, weight: Tensor) -> Tensor | None:
     """Find the f of each output channel with scaled = f * weight.
 
@@ -146,6 +151,18 @@ class LSQWeight:
                 self.step_size.detach(),
                 self.initial_step.expand_as(self.step_size)):
             self.reset_step_size()
+
+    @torch.no_grad()
+    def set_step_size(self, step: Tensor) -> None:
+        """Take a step size found elsewhere as settled.
+
+        Args:
+            step (Tensor): (out_channels,), finite and positive. Its bound
+                is 1/20 of the mean, or the smallest, if that is less.
+        """
+        self._step_is_default = False
+        self.step_size.copy_(step)
+        self.min_step.copy_(smallest_step(step))
 
     def positive_step_size(self) -> Tensor:
         """The step size in use, (out_channels,), never below its minimum.
@@ -282,8 +299,7 @@ class LSQWeight:
                 return
             # Published checkpoints know no bound: what was learned elsewhere
             # is right as it is.
-            smallest = torch.minimum(MIN_STEP_SHARE * step.mean(), step.min())
-            bound = local_metadata.get('min_step', float(smallest))
+            bound = local_metadata.get('min_step', float(smallest_step(step)))
             if not (isinstance(bound, float) and 0 < bound < float('inf')):
                 error_msgs.append(f'the lower bound of {key} must be '
                                   f'positive, the checkpoint says {bound!r}')

@@ -15,6 +15,7 @@ from mmengine.config import Config, DictAction
 from mmqsdt.analysis.energy import EnergyCosts, measure_energy
 from mmqsdt.analysis.energy_plot import plot_energy
 from mmqsdt.analysis.energy_table import print_report
+from mmqsdt.data.questions import ask
 from mmqsdt.deploy import build_model, load_batches, load_weights
 from mmqsdt.launch import (check_data, check_framework, find_checkpoint,
                            load_config)
@@ -65,6 +66,7 @@ def main() -> None:
         check_framework(cfg)
         check_data(cfg, (args.data, ))
         checkpoint = find_checkpoint(args.checkpoint)
+        ask(cfg, (args.data, ), checkpoint)
         model = build_model(cfg)
         load_weights(model, checkpoint)
         batches = load_batches(cfg, args.data, args.images)

@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config, DictAction
 from torch import Tensor, nn
 
+from mmqsdt.data.questions import ask
 from mmqsdt.deploy import build_model, load_batches, load_weights
 from mmqsdt.launch import (check_data, check_framework, find_checkpoint,
                            load_config)
@@ -90,6 +91,7 @@ def main() -> None:
         cfg = load_config(args)
         check_framework(cfg)
         checkpoint = find_checkpoint(args.checkpoint)
+        ask(cfg, ('test', ), checkpoint)
         model = build_model(cfg)
         load_weights(model, checkpoint)
         images, what = load_images(cfg, model, args.size)

@@ -12,6 +12,7 @@ from mmengine.config import DictAction
 from mmengine.device import get_device
 
 from mmqsdt.checkpoint import load_for_test
+from mmqsdt.data.questions import ask
 from mmqsdt.deploy import ENCODINGS, FORMS, to_form
 from mmqsdt.launch import (build_model, check_framework, find_checkpoint,
                            load_config)
@@ -56,8 +57,10 @@ def parse_args() -> argparse.Namespace:
 def build_predictor(args: argparse.Namespace) -> Predictor:
     cfg = load_config(args)
     check_framework(cfg)
+    checkpoint = find_checkpoint(args.checkpoint)
+    ask(cfg, ('test', ), checkpoint)
     model = build_model(cfg)
-    load_for_test(model, find_checkpoint(args.checkpoint))
+    load_for_test(model, checkpoint)
     model = to_form(model, args.inference, args.encoding)
     return Predictor(cfg, model, args.device, args.score_thr)
 

@@ -17,7 +17,9 @@ import mmqsdt  # noqa: F401  before any framework: brings mmcv's ops
 from mmengine.config import DictAction
 from rich.console import Console
 
-from mmqsdt.data.layout import KINDS, read_lines
+from mmqsdt.data.classes import check_names
+from mmqsdt.data.files import read_lines
+from mmqsdt.data.layout import KINDS
 from mmqsdt.launch import load_config
 from mmqsdt.utils import tool_command
 
@@ -133,7 +135,14 @@ def read_classes(args: argparse.Namespace) -> tuple[str, ...] | None:
         return None
     if Path(args.classes).is_file():
         return tuple(read_lines(Path(args.classes)))
-    return tuple(name.strip() for name in args.classes.split(','))
+    names = [name.strip() for name in args.classes.split(',')]
+    if not names[-1]:  # a comma at the end, as a tuple has it
+        names.pop()
+    wrong = check_names(names)
+    if wrong or not names:
+        raise ValueError(f'--classes {args.classes}: '
+                         f'{"; ".join(wrong) or "no name"}')
+    return tuple(names)
 
 
 def check_data(args: argparse.Namespace) -> None:

@@ -14,7 +14,8 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmqsdt.checkpoint import load_for_test
-from mmqsdt.data.skip import refuse_broken
+from mmqsdt.data.check import refuse_faults
+from mmqsdt.data.questions import ask
 from mmqsdt.deploy import ENCODINGS, FORMS, to_form
 from mmqsdt.launch import (add_common_arguments, check_data, check_framework,
                            draw_predictions, find_checkpoint, load_config,
@@ -72,14 +73,15 @@ def main() -> None:
         cfg = load_config(args)
         check_framework(cfg)
         check_data(cfg, ('test', ))
-        refuse_broken(cfg, ('test', ))
+        checkpoint = find_checkpoint(args.checkpoint)
+        ask(cfg, ('test', ), checkpoint)
+        refuse_faults(cfg, ('test', ))
         if args.out and not args.out.endswith(('.pkl', '.pickle')):
             raise ValueError(f'--out must end in .pkl, got {args.out}')
         if args.show or args.show_dir:
             draw_predictions(cfg, args.show_dir, args.show_number, args.show)
         if args.tta:
             use_tta(cfg)
-        checkpoint = find_checkpoint(args.checkpoint)
         # Else Runner.test would put these weights over those named here.
         cfg.load_from, cfg.resume = None, False
         join_processes(cfg)

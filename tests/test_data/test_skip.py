@@ -28,7 +28,8 @@ from small_data import MAKERS, NUMBER
 
 from mmqsdt.data import SkipBroken
 from mmqsdt.data.own_data import write_config
-from mmqsdt.data.skip import refuse_broken, skip_broken
+from mmqsdt.data.check import refuse_faults
+from mmqsdt.data.skip import skip_broken
 from mmqsdt.launch import check_framework
 
 
@@ -220,6 +221,7 @@ def test_broken_evaluation_data_are_refused_before_training(
         kind, tool, configure, run_tool, tmp_path):
     configure(kind).dump('my.py')
     VAL_FAULTS[kind](tmp_path / kind)
+    torch.save(dict(state_dict=dict(x=torch.ones(1))), 'some.pth')
     more = ['some.pth'] if tool == 'test.py' else []
     with pytest.raises(SystemExit, match=VAL_WORDS[kind]):
         run_tool(tool, 'my.py', *more, '--work-dir', 'work')
@@ -231,7 +233,7 @@ def test_only_faults_that_change_a_score_are_refused(configure, tmp_path,
     cfg = configure('coco')
     path = tmp_path / 'coco/annotations/instances_val.json'
     edit_json(path, lambda content: content['annotations'].pop(0))
-    refuse_broken(cfg, ('val', 'test'))  # an image without annotation
+    refuse_faults(cfg, ('val', 'test'))  # an image without annotation
     edit_json(path, lambda content: content['annotations'][0].pop('iscrowd'))
     with pytest.raises(ValueError, match='1 faults.*\n.*no iscrowd'):
-        refuse_broken(cfg, ('val', 'test'))
+        refuse_faults(cfg, ('val', 'test'))

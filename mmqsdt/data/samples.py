@@ -95,8 +95,8 @@ class Samples(Dataset):
                      for each in data.get('instances') or ()]
             try:
                 before = data
-                data = self._only_masks(step, data) if not self.full and \
-                    flags else step(data)
+                data = self._only_masks(step, data) if \
+                    not self.full and 'instances' in data else step(data)
             except Exception as error:  # steps raise what they please
                 return self._note_failure(step, before, error)
             if data is None:

@@ -31,12 +31,11 @@ setup(
     license='MIT',
     python_requires='>=3.11',
     packages=[
-        *find_packages(include=['mmqsdt', 'mmqsdt.*']), 'mmqsdt.configs',
-        'mmqsdt.tools'
+        *find_packages(include=['mmqsdt', 'mmqsdt.*']), 'mmqsdt.configs'
     ],
-    package_dir={'mmqsdt.configs': 'configs', 'mmqsdt.tools': 'tools'},
+    package_dir={'mmqsdt.configs': 'configs'},
     package_data={
-        'mmqsdt': ['templates/*.md'],
+        'mmqsdt.cli': ['templates/*.md'],
         'mmqsdt.configs': ['**/*.py', '**/*.yml'],
     },
     install_requires=[

@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from torch import nn
 
-from .deploy.fast import find_kernel_obstacle
+from .deploy.kernels import find_kernel_obstacle
 from .layers import IELIF
 from .registry import HOOKS
 

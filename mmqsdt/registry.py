@@ -68,13 +68,13 @@ HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='mmqsdt',
-    locations=['mmqsdt.hooks', 'mmqsdt.distill', 'mmqsdt.integer_training',
-               'mmqsdt.monitor', 'mmqsdt.processes', 'mmqsdt.reliability'])
+    locations=['mmqsdt.engine.hooks', 'mmqsdt.distill',
+               'mmqsdt.integer_training'])
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,
     scope='mmqsdt',
-    locations=['mmqsdt.amp'])
+    locations=['mmqsdt.engine.amp'])
 TRANSFORMS = Registry(
     'transform',
     parent=MMENGINE_TRANSFORMS,

@@ -138,7 +138,7 @@ def test_resume_amp_and_auto_scale_lr(workplace, monkeypatch):
              '--amp', '--auto-scale-lr', '--cfg-options',
              'train_cfg.max_epochs=2', 'train_dataloader.batch_size=8',
              *LOADERS)
-    from mmqsdt.checkpoint import load_state_dict
+    from mmqsdt.checkpoints.read import load_state_dict
     first, second = (
         load_state_dict(work_dir / f'epoch_{i}.pth') for i in (1, 2))
     name = 'backbone.stages.0.downsample.norm.num_batches_tracked'

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
-from ..launch import check_data, check_framework, leaf_datasets
+from ..utils.frameworks import check_framework
 from .classes import build_unread
 from .files import (describe, files_in, ignore_hidden_files,
                     read_json)
@@ -29,6 +29,7 @@ from .questions import (CHECK, PARTS, evaluators, has_truth, ignored_label,
                         is_first_process, questions)
 from .report import ERROR, FAULTS, STOPPING, TRUTH, Report
 from .samples import Samples, count_boxes, go_through
+from .sources import check_data, leaf_datasets
 
 SHOWN = 10  # faults that a message names
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from ..launch import leaf_datasets
+from .sources import leaf_datasets
 
 # Told apart are objects from none, or more classes than the boxes have.
 OTHER_CLASSES = ('rpn_head', 'semantic_head')

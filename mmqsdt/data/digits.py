@@ -335,7 +335,7 @@ def prepare_digits(out_dir: str | Path,
             scenes=number,
             scene_digits=digits)
     summary = dict(
-        made_by='mmqsdt.data.prepare_digits',
+        made_by='mmqsdt.datasets.prepare_digits',
         arguments=arguments,
         classes=DIGITS_CLASSES,
         splits=splits,
@@ -364,7 +364,7 @@ def _read_marker(out_dir: Path) -> dict | None:
         raise ValueError(f'{out_dir} is a file; name a folder')
     try:
         found = json.loads((out_dir / MARKER).read_text())
-        if found['made_by'] == 'mmqsdt.data.prepare_digits':
+        if found['made_by'] == 'mmqsdt.datasets.prepare_digits':
             return found
     except FileNotFoundError:
         if (not out_dir.exists() or not any(out_dir.iterdir())

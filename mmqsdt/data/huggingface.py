@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from ..utils import tool_command
+from ..utils.configs import tool_command
 from .ade150 import IMAGES, benchmark_size, to_150
 from .parquet import (
     State,

@@ -15,9 +15,9 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from yapf.yapflib.yapf_api import FormatCode
 
-from ..launch import check_framework
-from ..reliability.atomic import write_atomically
-from ..utils import find_config, get_config_path
+from ..checkpoints.atomic import write_atomically
+from ..utils.configs import find_config, get_config_path
+from ..utils.frameworks import check_framework
 from .classes import check_names, class_counts, walk
 from .files import files_in, folders_in, read_json, read_lines
 from .layout import Part, find_parts

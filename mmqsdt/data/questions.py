@@ -15,12 +15,13 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
-from ..launch import check_framework, leaf_datasets
-from ..utils import tool_command
+from ..utils.configs import tool_command
+from ..utils.frameworks import check_framework
 from .classes import ClassCount, build_unread, check_names, class_counts
 from .files import describe, folders_in
 from .report import ERROR, FAULTS
 from .saved import compare_with_saved
+from .sources import leaf_datasets
 
 PARTS = ('train', 'val', 'test')
 CHECK = f'{tool_command("prepare_data")} check CONFIG'

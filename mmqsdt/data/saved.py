@@ -3,8 +3,8 @@
 import ast
 from collections.abc import Iterator
 
-from ..checkpoint import read_checkpoint
-from ..deploy.packing import is_packed
+from ..checkpoints.packing import is_packed
+from ..checkpoints.read import read_checkpoint
 from .classes import default_of
 
 # What no shape of a weight shows, and changes every output.

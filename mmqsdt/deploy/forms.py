@@ -10,8 +10,6 @@ from .fold import FoldedLayer, fold
 from .spikes import ENCODINGS, SlotAttention, SlotNeuron
 from .structure import WeightLayer, find_layers, unit_layers
 
-FORMS = ('float', 'integer', 'fast', 'spikes')
-
 
 def to_integer(model: nn.Module) -> nn.Module:
     """A copy that computes on integers wherever spikes are read.
@@ -64,31 +62,6 @@ def to_spikes(model: nn.Module, encoding: str = 'thermometer') -> nn.Module:
         raise ValueError(f'encoding must be one of {ENCODINGS}, got '
                          f'{encoding!r}')
     return convert(model, encoding)
-
-
-def to_form(model: nn.Module,
-            form: str,
-            encoding: str = 'thermometer') -> nn.Module:
-    """A model in the form of this name; 'float' is the model itself.
-
-    Args:
-        model (nn.Module): As in :func:`to_integer`.
-        form (str): One of ``FORMS``.
-        encoding (str): Of the spike form; see :func:`to_spikes`.
-            Defaults to 'thermometer'.
-
-    Raises:
-        ValueError: As in :func:`to_spikes`, and for other forms.
-    """
-    if form not in FORMS:
-        raise ValueError(f'form must be one of {FORMS}, got {form!r}')
-    if form == 'float':
-        return model
-    if form == 'fast':
-        from .fast import to_fast  # builds on this file
-        return to_fast(model)
-    return to_integer(model) if form == 'integer' else to_spikes(
-        model, encoding)
 
 
 def convert(

@@ -27,10 +27,10 @@ from mmengine.runner import Runner
 from small_data import MAKERS, NUMBER
 
 from mmqsdt.data import SkipBroken
-from mmqsdt.data.own_data import write_config
 from mmqsdt.data.check import refuse_faults
+from mmqsdt.data.own_data import write_config
 from mmqsdt.data.skip import skip_broken
-from mmqsdt.launch import check_framework
+from mmqsdt.utils.frameworks import check_framework
 
 
 @pytest.fixture(scope='module')

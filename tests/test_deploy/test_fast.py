@@ -13,10 +13,10 @@ from mmqsdt.deploy.fast import (
     FastNeuron,
     FastRepConv,
     FusedNeuron,
-    IntegerConv,
     to_fast,
 )
 from mmqsdt.deploy.fold import FoldedConv2d, FoldedLayer
+from mmqsdt.deploy.kernels import IntegerConv
 from mmqsdt.deploy.structure import WeightLayer
 from mmqsdt.layers import (
     IELIF,

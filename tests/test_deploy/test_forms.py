@@ -11,7 +11,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmqsdt.convert import convert_reference_checkpoint
+from mmqsdt.checkpoints.convert import convert_reference_checkpoint
+from mmqsdt.cli.common import use_double
 from mmqsdt.deploy import (
     FORMS,
     compare_forms,
@@ -23,7 +24,6 @@ from mmqsdt.deploy import (
 from mmqsdt.deploy.fast import to_fast
 from mmqsdt.deploy.fold import FoldedLayer
 from mmqsdt.deploy.spikes import SlotNeuron, SlotProduct
-from mmqsdt.launch import use_double
 from mmqsdt.layers import IELIF, ConvUnit, LSQConv2d, SepConv, SpikeAttention
 
 ROOT = Path(__file__).parents[2]

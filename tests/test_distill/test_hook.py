@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmqsdt
 from mmqsdt import FGDistillHook, QSDTransformer
-from mmqsdt.checkpoint import load_state_dict
-from mmqsdt.deploy.packing import pack
+from mmqsdt.checkpoints.packing import pack
+from mmqsdt.checkpoints.read import load_state_dict
 from mmqsdt.distill.hook import _is_channels_last
 from mmqsdt.integer_training import store_integers
 

@@ -133,7 +133,7 @@ def test_bytes_change_no_bit(options, kind, memory_format):
 @pytest.mark.parametrize('options', NEURONS, ids=str)
 @pytest.mark.parametrize('kind', LAYERS)
 def test_integer_kernels_equal_float_ones_up_to_rounding(options, kind):
-    from mmqsdt.deploy.fast import find_kernel_obstacle
+    from mmqsdt.deploy.kernels import find_kernel_obstacle
     if find_kernel_obstacle():
         pytest.skip(find_kernel_obstacle())
     neuron, layer = IELIF(**options), LAYERS[kind]()

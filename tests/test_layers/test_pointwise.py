@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmqsdt.deploy.fast import find_kernel_obstacle
+from mmqsdt.deploy.kernels import find_kernel_obstacle
 from mmqsdt.layers import IELIF, LSQConv2d
 from mmqsdt.layers.pointwise import (
     MAX_PIXELS,

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoints.resume import guard_loading
+from ..data.sources import leaf_datasets
 from ..utils.configs import find_config
 
 # Keys that a config may lack, besides those of mmengine's Runner.
@@ -103,7 +104,8 @@ def use_tta(cfg: Config) -> None:
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise KeyError('--tta needs tta_model and tta_pipeline in the config')
     cfg.model = dict(cfg.tta_model, module=cfg.model)
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def use_double(model: nn.Module) -> None:

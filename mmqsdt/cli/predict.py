@@ -11,8 +11,10 @@ from mmengine.config import DictAction
 from mmengine.device import get_device
 
 from ..checkpoints.fit import load_for_test
+from ..checkpoints.packing import is_packed
 from ..checkpoints.resume import find_checkpoint
 from ..data.questions import ask
+from ..data.saved import saved_classes, saved_meta
 from ..deploy import ENCODINGS, FORMS, to_form
 from ..engine.predict import (
     Predictor,
@@ -67,7 +69,9 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
     model = build_model(cfg)
     load_for_test(model, checkpoint)
     model = to_form(model, args.inference, args.encoding)
-    return Predictor(cfg, model, args.device, args.score_thr)
+    saved = None if '://' in checkpoint or is_packed(checkpoint) else \
+        saved_classes(saved_meta(checkpoint))
+    return Predictor(cfg, model, args.device, args.score_thr, saved)
 
 
 def main() -> None:

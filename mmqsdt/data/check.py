@@ -20,13 +20,19 @@ from mmengine.registry import init_default_scope
 
 from ..utils.frameworks import check_framework
 from .classes import build_unread
-from .files import (describe, files_in, ignore_hidden_files,
-                    read_json)
+from .files import describe, files_in, ignore_hidden_files, read_json
 from .layout import find_parts
 from .listen import Listener, listen
 from .own_data import SCOPES, compose_dataset, find_classes, has_masks
-from .questions import (CHECK, PARTS, evaluators, has_truth, ignored_label,
-                        is_first_process, questions)
+from .questions import (
+    CHECK,
+    PARTS,
+    evaluators,
+    has_truth,
+    ignored_label,
+    is_first_process,
+    questions,
+)
 from .report import ERROR, FAULTS, STOPPING, TRUTH, Report
 from .samples import Samples, count_boxes, go_through
 from .sources import check_data, leaf_datasets

@@ -299,6 +299,9 @@ def _channels(cfg: Config, part: str) -> Iterator[Answer]:
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     wanted = backbone.get('in_channels', 3)
     for steps in pipelines(cfg, part):
+        names = ' '.join(str(step.get('type')) for step in steps).lower()
+        if any(word in names for word in ('gray', 'channel', 'concat')):
+            continue  # a step that changes their number
         for step in steps:
             if str(step.get('type')).split('.')[-1] != 'LoadImageFromFile':
                 continue

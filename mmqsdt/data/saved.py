@@ -115,7 +115,9 @@ def _differences(path: str, theirs: dict, ours: dict, trained: bool,
             if not (old and new):
                 continue  # one of them is by default
         if _plain(old) != _plain(new):
-            fault = 'checkpoint' if trained and key in ERRORS else 'other setting'
+            fault = 'other setting'
+            if trained and key in ERRORS:
+                fault = 'checkpoint'
             yield fault, (f'{path} was saved with {where}.{key} = {old}, the '
                           f'config says {new}')
     for key, value in theirs.items():

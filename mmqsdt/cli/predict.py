@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 from mmengine.device import get_device
 
+from ..checkpoints.atomic import write_text
 from ..checkpoints.fit import load_for_test
 from ..checkpoints.packing import is_packed
 from ..checkpoints.resume import find_checkpoint
@@ -101,8 +102,8 @@ def main() -> None:
             results.append(result)
             print(result['file'], summary(result, args.score_thr), sep=': ')
     finally:  # what is done is kept, whatever happens
-        (out_dir / 'predictions.json').write_text(
-            json.dumps(results, indent=1) + '\n')
+        write_text(out_dir / 'predictions.json',
+                   json.dumps(results, indent=1) + '\n')
     print(f'written: {out_dir}/predictions.json and drawings')
     if any('error' in result for result in results):
         raise SystemExit(1)

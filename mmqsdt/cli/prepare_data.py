@@ -16,10 +16,11 @@ from pathlib import Path
 from mmengine.config import DictAction
 from rich.console import Console
 
+from ..checkpoints.atomic import write_text
 from ..data.classes import check_names
-from ..data.files import read_lines
 from ..data.layout import KINDS
 from ..utils.configs import tool_command
+from ..utils.text import read_lines
 from .common import load_config
 
 HUGGINGFACE = ('imagenet', 'ade20k', 'coco')
@@ -163,7 +164,7 @@ def check_data(args: argparse.Namespace) -> None:
     errors = sum(report.errors for report in reports)
     if args.json:
         content = dict(errors=errors, parts=[r.to_json() for r in reports])
-        Path(args.json).write_text(json.dumps(content, indent=1) + '\n')
+        write_text(args.json, json.dumps(content, indent=1) + '\n')
     console.print(f'[bold red]{errors} errors[/bold red]' if errors else
                   '[green]no errors[/green]')
     raise SystemExit(1 if errors else 0)

@@ -19,8 +19,9 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
 from ..utils.frameworks import check_framework
+from ..utils.text import describe, read_json
 from .classes import build_unread
-from .files import describe, files_in, ignore_hidden_files, read_json
+from .files import files_in, ignore_hidden_files
 from .layout import find_parts
 from .listen import Listener, listen
 from .own_data import SCOPES, compose_dataset, find_classes, has_masks

@@ -12,7 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import IMAGE_SUFFIXES, files_in, read_json, read_lines
+from ..utils.text import read_json, read_lines
+from .files import IMAGE_SUFFIXES, files_in
 
 KINDS = ('folder', 'coco', 'pairs', 'voc')
 # Names of the parts in the wild, the most usual first.

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from mmengine.dataset import BaseDataset
 
-from .files import describe, read_json
+from ..utils.text import describe, read_json
 from .report import Report
 
 

@@ -15,11 +15,12 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from yapf.yapflib.yapf_api import FormatCode
 
-from ..checkpoints.atomic import write_atomically
+from ..checkpoints.atomic import write_text
 from ..utils.configs import find_config, get_config_path
 from ..utils.frameworks import check_framework
+from ..utils.text import read_json, read_lines
 from .classes import check_names, class_counts, walk
-from .files import files_in, folders_in, read_json, read_lines
+from .files import files_in, folders_in
 from .layout import Part, find_parts
 from .questions import has_mask_head
 
@@ -88,7 +89,7 @@ def write_config(kind: str,
     _check_base(cfg, base, kind, masks)
     text = _compose(kind, Path(root), (train, val), classes, cfg,
                     _base_path(path, out))
-    write_atomically(out, text.encode())
+    write_text(out, text)
     try:
         written = Config.fromfile(out)
         numbers = {count.number for count in class_counts(written.model)}

@@ -17,8 +17,9 @@ from mmengine.registry import init_default_scope
 
 from ..utils.configs import tool_command
 from ..utils.frameworks import check_framework
+from ..utils.text import describe
 from .classes import ClassCount, build_unread, check_names, class_counts
-from .files import describe, folders_in
+from .files import folders_in
 from .report import ERROR, FAULTS
 from .saved import compare_with_saved
 from .sources import leaf_datasets

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-from .files import describe
+from ..utils.text import describe
 from .images import Picture, look_at
 
 # What mmcv reads into three channels of 8 bits without loss of meaning.

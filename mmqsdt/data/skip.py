@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 
 from ..registry import DATASETS
-from .files import describe
+from ..utils.text import describe
 from .questions import CHECK, ignored_label
 
 MAX_TRIES = 10  # samples in place of one; more is no matter of a file

@@ -35,7 +35,7 @@ from .questions import (
     questions,
 )
 from .report import ERROR, FAULTS, STOPPING, TRUTH, Report
-from .samples import Samples, count_boxes, go_through
+from .samples import Samples, count_labels, go_through, note_boxes
 from .sources import check_data, leaf_datasets
 
 SHOWN = 10  # faults that a message names
@@ -132,8 +132,9 @@ def refuse_faults(cfg: Config, parts: Iterable[str]) -> None:
         for fault, found in report.findings.items():
             texts = [text for text in (f'{fault}: {where}' for where in found)
                      if text not in report.stops]
-            if FAULTS[fault][0] == ERROR and (
-                    kind == 'evaluation' or fault in STOPPING):
+            if 'no samples' in report.findings or \
+                    FAULTS[fault][0] == ERROR and (
+                        kind == 'evaluation' or fault in STOPPING):
                 faults[kind] += texts
             elif texts:
                 others.append(f'{fault}: {found[0]}' if len(found) == 1 else
@@ -142,9 +143,9 @@ def refuse_faults(cfg: Config, parts: Iterable[str]) -> None:
             print_log(f'{report.name}: {"; ".join(others)}. All of it: '
                       f'{CHECK}', 'current', level=30)
     words = dict(
-        training='with which it cannot start, or would learn something else',
-        evaluation='without these samples the score would be another one')
-    text = [f'{len(found)} faults in the {kind} data; {words[kind]}:\n  '
+        training=', with which it cannot start or learns something else',
+        evaluation='; without these samples the score would be another one')
+    text = [f'{len(found)} faults in the {kind} data{words[kind]}:\n  '
             + _first(found) for kind, found in faults.items() if found]
     if text:
         raise ValueError(
@@ -198,17 +199,23 @@ def _look_at(cfg: Config, part: str, dataset: dict, full: bool,
     classes = made.metainfo.get('classes')
     report.images = len(listener.listed)
     report.classes.update(dict.fromkeys(classes or (), 0))
+    kept = {id(info) for info in made.data_list}
     for info in listener.listed:
-        count_boxes(info, classes or (), report)
+        note_boxes(info, report)
+        if id(info) in kept:
+            count_labels(info, classes or (), report)
+    if full and made._indices is None:
+        made.data_list = listener.listed  # those that the filter left out too
     ignored = ignored_label(cfg, part)
     samples = Samples(made, full, full or part != 'train', ignored)
-    label_maps, holes, values = 0, 0, set()
+    label_maps, holes = 0, 0
     for found in go_through(samples, report.name, progress):
         for fault, where, detail in found.faults:
             report.add(fault, where, detail)
         label_maps += found.label_map
         holes += found.ignored
-        values |= found.labels
+        report.annotations -= len(found.lost)
+        report.classes.subtract(classes[label] for label in found.lost)
         for label in found.labels:
             report.classes[classes[label] if classes else str(label)] += 1
     report.annotations += label_maps

@@ -115,7 +115,8 @@ def drawn_meta(metainfo: dict | list[dict]) -> dict:
         # The same colours in every run.
         palette = np.random.RandomState(42).randint(
             0, 256, (number, 3)).tolist()
-    return dict(metainfo, palette=list(palette[:number]))
+    # Visualizers take a list for one of several colours.
+    return dict(metainfo, palette=[tuple(each) for each in palette[:number]])
 
 
 def check_names(classes: object) -> list[str]:

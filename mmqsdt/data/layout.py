@@ -126,7 +126,8 @@ def _images_of(annotations: Path, root: Path, name: str) -> Path:
         names = [str(image['file_name']) for image in images
                  if image.get('file_name')]
     except ValueError as error:
-        raise ValueError(f'{annotations} is no COCO json: {error}') from None
+        why = str(error).removeprefix(f'{annotations} ')
+        raise ValueError(f'{annotations} is no COCO json: {why}') from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{annotations} is no COCO json: it has no list of '
                          f'images with file names ({error})') from None

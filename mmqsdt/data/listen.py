@@ -5,6 +5,7 @@ with what it was given. Only where it refuses or drops something is looked
 for the reason, to name it.
 """
 
+import codecs
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def what_lacks(entry: object, keys: dict) -> str:
         if key not in entry:
             return f'no {key}'
         if not fits(entry[key]):
-            return f'{key} is {str(entry[key])[:50]!r}, expected {words}'
+            return f'{key} is {repr(entry[key])[:50]}, expected {words}'
     return ''
 
 
@@ -230,8 +231,13 @@ class CocoListener(Listener):
         path = self.dataset.ann_file
         try:
             content = read_json(path)
+            with open(path, 'rb') as file:
+                if file.read(3) == codecs.BOM_UTF8:
+                    raise ValueError('it starts with a byte order mark; save '
+                                     'it as UTF-8 without one')
         except (OSError, ValueError) as reason:
-            return self.refused('unreadable annotation', path, str(reason))
+            return self.refused('unreadable annotation', path,
+                                str(reason).removeprefix(f'{path} '))
         lacking = what_lacks(content, LISTS)
         if not lacking:
             for name, keys in (('images', IMAGE), ('categories', CATEGORY),

@@ -165,7 +165,9 @@ def _build(part: str, dataset: dict) -> Leaf:
         classes = folders
     elif isinstance(classes, list):
         classes = tuple(classes)
-    title = f'{type(made).__name__} {dataset.get("data_root") or ""}'.strip()
+    title = ' '.join(filter(None, (
+        type(made).__name__, dataset.get('data_root'),
+        dataset.get('ann_file'))))
     return Leaf(part, title, classes, folders)
 
 
@@ -203,7 +205,7 @@ def _same_classes(leaves: list[Leaf],
             different = sorted(map(str, set(ours) ^ set(theirs)))
             if different:
                 text = f'{leaf.title} and {first} have different {what}: ' \
-                    f'not in both parts: {", ".join(different[:10])}'
+                    f'not in both: {", ".join(different[:10])}'
             else:
                 text = f'{leaf.title} and {first} have the same {what} in ' \
                     f'another order: {ours[:5]}, {theirs[:5]}'
@@ -299,6 +301,20 @@ def _channels(cfg: Config, part: str) -> Iterator[Answer]:
     """Channels that the pipeline loads, and those that the model reads."""
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     wanted = backbone.get('in_channels', 3)
+    preprocessor = cfg.model.get('data_preprocessor') if cfg.get('model') \
+        else None
+    preprocessor = preprocessor or cfg.get('data_preprocessor') or {}
+    means = len(preprocessor.get('mean') or ())
+    if means > 1 and means != wanted:
+        yield Answer(part, 'channels', f'model.backbone reads {wanted} '
+                     'channels (in_channels), data_preprocessor has a mean '
+                     f'for {means}')
+    if wanted != 3 and cfg.get('default_scope') == 'mmdet' and (
+            preprocessor.get('bgr_to_rgb')
+            or preprocessor.get('rgb_to_bgr')):
+        yield Answer(part, 'channels', 'data_preprocessor swaps three '
+                     f'channels, model.backbone reads {wanted}: '
+                     'bgr_to_rgb=False')
     for steps in pipelines(cfg, part):
         names = ' '.join(str(step.get('type')) for step in steps).lower()
         if any(word in names for word in ('gray', 'channel', 'concat')):
@@ -322,6 +338,13 @@ def _scores(cfg: Config, part: str,
     """What a metric cannot compute is known before the first epoch."""
     number = max((count.number for count in counts), default=None)
     ignored = ignored_label(cfg, 'train')
+    if part == 'train' and cfg.get('default_scope') == 'mmseg' and number:
+        for name, padded in _paddings(cfg):
+            if padded != ignored and padded >= number:
+                yield Answer(part, 'ignored label', f'{name} fills label maps '
+                             f'with {padded}, which is no class and is not '
+                             f'ignored (ignore_index={ignored}): where it '
+                             'fills any, the loss fails')
     for metric in evaluators(cfg, part):
         topk = metric.get('topk') or ()
         topk = (topk, ) if isinstance(topk, int) else topk
@@ -335,6 +358,19 @@ def _scores(cfg: Config, part: str,
                          f'label {metric.get("ignore_index", 255)}, the '
                          f'decode_head {ignored}: give both the same '
                          'ignore_index')
+
+
+def _paddings(cfg: Config) -> Iterator[tuple[str, int]]:
+    """Values that label maps are filled up with, and by whom."""
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    if 'seg_pad_val' in preprocessor:
+        yield 'model.data_preprocessor.seg_pad_val', preprocessor.seg_pad_val
+    for steps in pipelines(cfg, 'train'):
+        for step in steps:
+            padded = step.get('seg_pad_val', (step.get('pad_val') or {}).get(
+                'seg') if isinstance(step.get('pad_val'), dict) else None)
+            if isinstance(padded, int):
+                yield f'{step["type"]} of the pipeline', padded
 
 
 def ignored_label(cfg: Config, part: str) -> int | None:

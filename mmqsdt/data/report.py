@@ -38,8 +38,8 @@ FAULTS = {
     'box outside': (WARNING, 'COCO: left out if wholly outside, else cut to '
                     'the image by Resize. VOC: its image is left out if '
                     'nothing of the box is inside'),
-    'box without mask': (WARNING, 'a model with a mask head cannot train on '
-                         'it: its image is left out'),
+    'box without mask': (WARNING, 'a model with a mask head learns nothing '
+                         'from it: it is ignored, or its image is left out'),
     'duplicate id': (ERROR, 'training does not start, or annotations go to '
                      'the wrong image'),
     'unknown image': (ERROR, 'the annotation is left out'),
@@ -61,7 +61,7 @@ FAULTS = {
     'filtered image': (WARNING, 'left out of training by filter_cfg'),
     'failing pipeline': (ERROR, _SKIPPED.replace(
         'refuses to start', 'stops at it')),
-    'no samples': (ERROR, 'training does not start'),
+    'no samples': (ERROR, 'there is nothing to learn, or to score'),
     'wrong evaluation file': (ERROR, 'the evaluation fails, after the '
                               'training'),
     'class list': (ERROR, 'labels of one part mean other classes than those '

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..utils.text import describe
 from .images import Picture, look_at
+from .report import Report
 
 # What mmcv reads into three channels of 8 bits without loss of meaning.
 USUAL_MODES = ('RGB', 'L', 'RGBA', 'P', '1')
@@ -31,11 +32,13 @@ class Found:
     Attributes:
         faults (list[tuple]): Of ``report.FAULTS``, where, and detail.
         labels (set[int]): Classes of its label map.
+        lost (list[int]): Classes of the instances that have no mask.
         label_map (bool): Whether it has one that can be read.
         ignored (bool): Whether pixels of it are ignored.
     """
     faults: list[tuple[str, object, str]] = field(default_factory=list)
     labels: set[int] = field(default_factory=set)
+    lost: list[int] = field(default_factory=list)
     label_map: bool = False
     ignored: bool = False
 
@@ -159,8 +162,7 @@ class Samples(Dataset):
                     one = dict(data, instances=[instance])
                     step(one) if self.full else self._only_masks(step, one)
                 except Exception as reason:
-                    found.add('box without mask', _where(data, instance),
-                              _kind_of(instance) or describe(reason))
+                    self._no_mask(data, instance, describe(reason))
             if not found.faults:
                 found.add('failing pipeline', path, describe(error))
 
@@ -174,12 +176,18 @@ class Samples(Dataset):
             if flag:
                 continue  # a crowd
             if instance.get('ignore_flag'):
-                self.found.add('box without mask', _where(data, instance),
-                               _kind_of(instance))
+                self._no_mask(data, instance, 'ignored')
             elif masks is not None and fits and not masks.areas[i]:
-                self.found.add('box without mask', _where(data, instance),
-                               'no pixel is in its segmentation')
+                self._no_mask(data, instance,
+                              'no pixel is in its segmentation')
         return True
+
+    def _no_mask(self, data: dict, instance: dict, why: str) -> None:
+        self.found.add(
+            'box without mask',
+            f'{data.get("img_path")}, annotation {instance.get("id")}',
+            _kind_of(instance) or why)
+        self.found.lost.append(instance['bbox_label'])
 
     def _look_at_labels(self, data: dict) -> bool:
         """Note what is wrong with a label map; whether it can be used."""
@@ -230,10 +238,6 @@ def _highest(path: str) -> int:
         return int(np.asarray(image).max())
 
 
-def _where(data: dict, instance: dict) -> str:
-    return f'{data.get("img_path")}, annotation {instance.get("id")}'
-
-
 def _kind_of(instance: dict) -> str:
     """What stands where a mask should; '' if it may be one."""
     mask = instance.get('mask')
@@ -271,26 +275,30 @@ def go_through(samples: Samples, label: str,
                      disable=not (progress and console.is_terminal))
 
 
-def count_boxes(info: dict, classes: tuple, report) -> None:
-    """Note the labels of a sample and what is unusual about its boxes.
+def count_labels(info: dict, classes: tuple, report: Report) -> None:
+    """Count the classes of a sample.
 
     Args:
         info (dict): As the data set has read it.
         classes (tuple): Their names.
-        report (Report): What is found is added to it.
+        report (Report): They are counted in it.
     """
-    path = info.get('img_path')
     if 'gt_label' in info:
         labels = np.ravel(info['gt_label']).tolist()
     else:
         labels = [each['bbox_label'] for each in info.get('instances') or ()]
     for label in labels:
         if not 0 <= label < len(classes):
-            report.add('wrong label', path,
+            report.add('wrong label', info.get('img_path'),
                        f'{label} of {len(classes)} classes')
             continue
         report.annotations += 1
         report.classes[classes[label]] += 1
+
+
+def note_boxes(info: dict, report: Report) -> None:
+    """Note what is unusual about the boxes of a sample."""
+    path = info.get('img_path')
     if info.get('instances') == []:
         report.add('image without annotation', path)
     for each in info.get('instances') or ():

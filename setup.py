@@ -38,6 +38,7 @@ setup(
         'mmqsdt.cli': ['templates/*.md'],
         'mmqsdt.configs': ['**/*.py', '**/*.yml'],
     },
+    entry_points={'console_scripts': ['mmqsdt = mmqsdt.__main__:run']},
     install_requires=[
         'torch>=2.6', 'onedl-mmengine>=0.10.10', 'onedl-mmcv>=2.3.3',
         'spikingjelly>=2.0.0,<3', 'numpy>=2', 'packaging>=23', 'pillow>=10.3',

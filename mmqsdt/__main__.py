@@ -1,7 +1,9 @@
-"""``python -m mmqsdt``: what works here; with a tool's name, that tool.
+"""``mmqsdt``: what works here; with a tool's name, that tool.
 
-    python -m mmqsdt [--json] [--require cls det seg]
-    python -m mmqsdt train cls/qsdt_digits.py
+    mmqsdt [--json] [--require cls det seg]
+    mmqsdt train cls/qsdt_digits.py
+
+Or ``python -m mmqsdt``.
 """
 
 import runpy
@@ -27,8 +29,15 @@ def find_tools() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def run(arguments: list[str]) -> None:
-    """Run a tool as if it had been called by its path."""
+def run(arguments: list[str] | None = None) -> None:
+    """Run a tool as if it had been called by its path.
+
+    Args:
+        arguments (list[str], optional): Its name and arguments; None takes
+            those of the command line.
+    """
+    if arguments is None:
+        arguments = sys.argv[1:]
     tools = find_tools()
     if not arguments or arguments[0].startswith('-'):
         main()
@@ -47,4 +56,4 @@ def run(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    run(sys.argv[1:])
+    run()

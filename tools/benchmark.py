@@ -1,7 +1,7 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # no package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed
 
 from experiments.benchmark.__main__ import main
 

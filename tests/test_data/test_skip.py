@@ -3,14 +3,11 @@
 import copy
 import logging
 import pickle
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from faults import (
-    BASES,
     FIRST,
     LEFT_OUT,
     LENGTH,
@@ -21,47 +18,13 @@ from faults import (
     convert,
     spoil,
 )
-from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from small_data import MAKERS, NUMBER
+from small_data import NUMBER
 
 from mmqsdt.data import SkipBroken
 from mmqsdt.data.check import refuse_faults
-from mmqsdt.data.own_data import write_config
 from mmqsdt.data.skip import skip_broken
-from mmqsdt.utils.frameworks import check_framework
-
-
-@pytest.fixture(scope='module')
-def written(tmp_path_factory) -> Callable[[str], Config]:
-    """A config for each kind, written once; its paths are relative."""
-
-    @cache
-    def write(kind: str) -> Config:
-        folder = tmp_path_factory.mktemp('written')
-        MAKERS[kind](folder / kind)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            return write_config(kind, kind, 'my.py', BASES[kind])
-
-    return write
-
-
-@pytest.fixture
-def configure(written, make, tmp_path, monkeypatch) -> Callable[..., Config]:
-    """``configure('coco')``: a small data set and a config that reads it."""
-
-    def configured(kind: str) -> Config:
-        make(kind)
-        monkeypatch.chdir(tmp_path)
-        cfg = copy.deepcopy(written(kind))
-        pytest.importorskip(f'{cfg.default_scope}.models')
-        check_framework(cfg)
-        init_default_scope(cfg.default_scope)
-        return cfg
-
-    return configured
 
 
 def same(a: object, b: object) -> bool:

@@ -52,7 +52,7 @@ def look_at(path: str | Path, decode: bool = False) -> Picture:
             file.seek(max(0, length - TAIL))
             whole = start in ENDS and ENDS[start] in file.read()
     except FileNotFoundError:
-        return Picture(path, 'missing image', _near(path))
+        return Picture(path, 'missing image', near(path))
     except OSError as error:
         return Picture(path, 'broken image', error.strerror or str(error))
     if not length:
@@ -71,7 +71,7 @@ def look_at(path: str | Path, decode: bool = False) -> Picture:
     return Picture(path, size=size[::-1] if turned else size, mode=mode)
 
 
-def _near(path: Path) -> str:
+def near(path: Path) -> str:
     """Where a file that is missing may be."""
     if '\ufeff' in path.name:
         return 'the name starts with the byte order mark of the list; save ' \

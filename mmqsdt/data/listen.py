@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from mmengine.dataset import BaseDataset
 
 from ..utils.text import describe, read_json
+from .images import near
 from .report import Report
 
 
@@ -298,7 +299,9 @@ def _why(path: str, error: Exception) -> str:
     numbers = [f'bndbox/{side}' for side in ('xmin', 'ymin', 'xmax', 'ymax')]
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314
-    except (OSError, ElementTree.ParseError) as reason:
+    except OSError as reason:
+        return f'{reason.strerror} {near(Path(path))}'.strip()
+    except ElementTree.ParseError as reason:
         return str(reason)
     entries: list[tuple[ElementTree.Element, list[str], Callable]] = [
         (size, ['width', 'height'], int) for size in root.findall('size')]

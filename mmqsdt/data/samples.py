@@ -81,7 +81,12 @@ class Samples(Dataset):
         if not (self.full or self.files or self.steps):
             return self.found
         if self.full:
-            self.dataset.prepare_data(index)
+            try:
+                self.dataset.prepare_data(index)
+            except Exception as error:  # before its pipeline
+                self.found.add('failing pipeline', self.dataset.get_data_info(
+                    index).get('img_path', f'sample {index}'),
+                    describe(error))
         else:
             self.run(self.dataset.get_data_info(index))
         return self.found

@@ -94,7 +94,8 @@ def _value(node: ast.expr) -> object:
                 for key, value in zip(node.keys, node.values)
                 if isinstance(key, ast.Constant)}
     if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(each) for each in node.elts]
+        kind = list if isinstance(node, ast.List) else tuple
+        return kind(map(_value, node.elts))
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -123,7 +124,8 @@ def _differences(path: str, theirs: dict, ours: dict, trained: bool,
     for key, value in theirs.items():
         mine = ours.get(key)
         pairs = [(value, mine, f'{where}.{key}')]
-        if isinstance(value, list) and isinstance(mine, (list, tuple)):
+        if isinstance(value, (list, tuple)) and \
+                isinstance(mine, (list, tuple)):
             pairs = [(a, b, f'{where}.{key}.{i}')
                      for i, (a, b) in enumerate(zip(value, mine))]
         for a, b, name in pairs:

@@ -68,8 +68,7 @@ HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='mmqsdt',
-    locations=['mmqsdt.engine.hooks', 'mmqsdt.distill',
-               'mmqsdt.integer_training'])
+    locations=['mmqsdt.engine.hooks', 'mmqsdt.distill'])
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,

@@ -18,10 +18,10 @@ FLOORS = (
     {'checkpoints'},
     {'models'},
     {'data', 'deploy', 'distill'},
-    {'engine', 'integer_training', 'measure'},
+    {'engine', 'measure'},
     {'cli'},
 )
-LOOSE = {'__init__', '__main__', 'integer_training', 'registry', 'version'}
+LOOSE = {'__init__', '__main__', 'registry', 'version'}
 LINES = 450
 # Only ever shorter: a file that fits has to leave this list.
 TOO_LONG = {

@@ -20,6 +20,7 @@ from mmqsdt.deploy.fast import find_obstacle
 from mmqsdt.deploy.fold import FoldedConv2d, fold
 from mmqsdt.deploy.forms import replace_modules
 from mmqsdt.deploy.structure import find_layers
+from mmqsdt.models.counterpart import counterpart_config
 from mmqsdt.utils.build import build_model
 
 # What time is: on the wall, or that of the processor, in all threads, which
@@ -36,24 +37,6 @@ TITLES = dict(
     ann_folded='ANN, channels_last, norms folded',
     ann_compiled='ANN, folded, torch.compile',
     ann_onnx='ANN, folded, ONNX Runtime fp32')
-COUNTERPART = dict(weight_bits=None, neuron=dict(type='ReLU'))
-
-
-def counterpart_config(cfg: Config) -> Config:
-    """The config of the ANN counterpart: float weights, ReLU, same layers."""
-    cfg = deepcopy(cfg)
-
-    def visit(part: dict | list) -> None:
-        for value in part.values() if isinstance(part, dict) else part:
-            if isinstance(value, (dict, list, tuple)):
-                visit(value)
-        if isinstance(part, dict) and str(part.get('type')).startswith(
-                ('mmqsdt.QSD', 'mmqsdt.Spike')):
-            for key, value in COUNTERPART.items():  # update() would merge
-                part[key] = deepcopy(value)
-
-    visit(cfg.model)
-    return cfg
 
 
 def fold_norms(model: nn.Module) -> nn.Module:

@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from mmqsdt.integer_training import store_integers
+from mmqsdt.models.counterpart import counterpart_config
 from mmqsdt.utils.build import build_model
 
 from .report import Benchmark
-from .runners import alternate, counterpart_config
+from .runners import alternate
 
 # What each step is, as tables say it.
 TRAINING_TITLES = dict(
     model='float form (fake quantisation)',
-    integers='the same, integers stored, integer kernels',
     bfloat16='float form, bfloat16 autocast',
     ann='ANN counterpart',
     ann_bfloat16='ANN counterpart, bfloat16 autocast')
@@ -39,8 +38,6 @@ class TrainingStep:
     def __init__(self, name: str, cfg: Config, batch: int, size: int) -> None:
         model = build_model(
             counterpart_config(cfg) if name.startswith('ann') else cfg)
-        if name == 'integers':
-            store_integers(model)
         self.autocast = name.endswith('bfloat16')
         self.model = model.train().to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(model.parameters(), fused=True)

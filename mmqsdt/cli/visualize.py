@@ -3,6 +3,7 @@
     python tools/visualize.py spikes CONFIG CHECKPOINT photo.jpg folder/
     python tools/visualize.py attention CONFIG CHECKPOINT photo.jpg
     python tools/visualize.py weights CONFIG CHECKPOINT
+    python tools/visualize.py gradients CONFIG
     python tools/visualize.py curves WORK_DIR WORK_DIR
     python tools/visualize.py entropy CONFIG CHECKPOINT \\
         [--compare CONFIG CHECKPOINT] [--teacher CONFIG CHECKPOINT]
@@ -11,6 +12,7 @@ Every picture is written as .png and as .svg.
 """
 
 import argparse
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +43,12 @@ from ..measure.curves_plot import plot_curves
 from ..measure.entropy import spike_entropy, write_json
 from ..measure.entropy_plot import plot_entropy
 from ..measure.entropy_table import print_entropy
+from ..measure.gradients import (
+    compare_with_counterpart,
+    find_faults,
+    print_gradients,
+)
+from ..measure.gradients_plot import plot_gradients
 from ..measure.seen import picture_seen, recorded_inputs
 from ..measure.spike_maps import choose_maps, recorded_spike_maps, to_dict
 from ..measure.spikes_plot import plot_rates, plot_slots
@@ -49,6 +57,7 @@ from ..measure.weights_plot import plot_weights
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
+from .smoke import smoke
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,6 +68,7 @@ def parse_args() -> argparse.Namespace:
     add_spikes(commands)
     add_attention(commands)
     add_weights(commands)
+    add_gradients(commands)
     add_curves(commands)
     add_entropy(commands)
     return parser.parse_args()
@@ -125,6 +135,27 @@ def add_weights(commands) -> None:
         'weights', help='integer codes and step sizes of every layer')
     parser.set_defaults(run=draw_weights)
     add_model_arguments(parser)
+    add_out(parser, 'work_dirs/<config name>')
+
+
+def add_gradients(commands) -> None:
+    parser = commands.add_parser(
+        'gradients', help='will it train? gradients, firing rates and '
+        'saturation of one step, beside those of the ANN counterpart')
+    parser.set_defaults(
+        run=draw_gradients, launcher='none', local_rank=0, work_dir=None)
+    parser.add_argument('config', help='path of the config, or its name')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction,
+        help='override entries of the config: key=value')
+    parser.add_argument(
+        '--smoke', action='store_true',
+        help='on the digits, with the model of the config as it is')
+    parser.add_argument(
+        '--images', type=int, default=4,
+        help='of the training data, in one batch, at most 8; default: 4')
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of the weights; default: 0')
     add_out(parser, 'work_dirs/<config name>')
 
 
@@ -263,6 +294,32 @@ def draw_weights(args: argparse.Namespace) -> None:
         write_dict(dict(layers=[x.to_dict() for x in layers]),
                    stem.with_suffix('.json'))
     ])
+
+
+def draw_gradients(args: argparse.Namespace) -> None:
+    cfg = load_config(args)
+    check_framework(cfg)
+    if args.smoke:
+        print(smoke(cfg))
+    check_data(cfg, ('train', ))
+    batch = load_batches(cfg, 'train', args.images)[0]
+    report, ann = compare_with_counterpart(cfg, initialized, batch, args.seed)
+    if not report.neurons:
+        raise ValueError(f'{args.config} has no IE-LIF neuron')
+    print_gradients(report, ann)
+    for fault in find_faults(report, ann):
+        print(fault)
+    written(plot_gradients(report, ann, Path(args.config).stem,
+                           Path(args.out or cfg.work_dir) / 'gradients'))
+
+
+def initialized(cfg: Config) -> nn.Module:
+    """The model of a config, its weights as a training starts with."""
+    model = build_model(cfg)
+    logging.disable(logging.INFO)  # a line for every parameter
+    model.init_weights()
+    logging.disable(logging.NOTSET)
+    return model
 
 
 def draw_curves(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmqsdt  # noqa: F401
-from mmqsdt.layers import LSQWeight
+from mmqsdt.layers import IELIF, LSQWeight
 
 ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 WIDTH = 16
@@ -124,7 +124,7 @@ TASKS = dict(
 
 
 def as_if_trained(model: nn.Module) -> nn.Module:
-    """Give norms, step sizes and layer scales values of their own."""
+    """Give norms, steps, thresholds and layer scales values of their own."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             nn.init.normal_(module.running_mean, std=.1)
@@ -136,6 +136,8 @@ def as_if_trained(model: nn.Module) -> nn.Module:
             with torch.no_grad():
                 module.step_size *= torch.empty_like(
                     module.step_size).uniform_(.7, 1.4)
+        elif isinstance(module, IELIF) and module.learned:
+            nn.init.uniform_(module.log_threshold, -1.2, .5)
     for name, parameter in model.named_parameters():
         if 'layer_scale' in name:
             nn.init.uniform_(parameter, .1, 1.)

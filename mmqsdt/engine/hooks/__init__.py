@@ -4,12 +4,13 @@ from .average_statistics import AverageStatisticsHook
 from .channels_last import ChannelsLastHook
 from .checkpoint_hook import ReliableCheckpointHook
 from .draw_predictions import DrawPredictionsHook
+from .integer_training import IntegerTrainingHook
 from .monitor import SpikeMonitorHook
 from .non_finite import NonFiniteError, NonFiniteHook
 from .stop import StopSignalHook
 
 __all__ = [
     'AverageStatisticsHook', 'ChannelsLastHook', 'DrawPredictionsHook',
-    'NonFiniteError', 'NonFiniteHook', 'ReliableCheckpointHook',
-    'SpikeMonitorHook', 'StopSignalHook'
+    'IntegerTrainingHook', 'NonFiniteError', 'NonFiniteHook',
+    'ReliableCheckpointHook', 'SpikeMonitorHook', 'StopSignalHook'
 ]

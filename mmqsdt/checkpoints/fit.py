@@ -80,7 +80,7 @@ def load_pretrained(module: nn.Module,
 
 def other_widths(module: nn.Module, widths: dict[str, int],
                  prefix: str = '') -> list[str]:
-    """Quantised layers whose checkpoint was saved with other bits.
+    """Quantized layers whose checkpoint was saved with other bits.
 
     Args:
         module (nn.Module): To load into.
@@ -139,7 +139,7 @@ def load_for_test(model: nn.Module, path: str) -> None:
              and k.replace('.step_size', '.weight') in own]
     if steps:
         raise ValueError(
-            f'{path} has quantised weights, {steps[0]} is one of '
+            f'{path} has quantized weights, {steps[0]} is one of '
             f'{len(steps)} step sizes, and the config has float ones '
             '(weight_bits=None)')
     message = f'{len(own)} of {len(own)} keys loaded from {path}'

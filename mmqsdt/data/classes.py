@@ -93,7 +93,7 @@ def dataset_meta(cfg: Config, part: str = 'test') -> dict:
         part (str): 'train', 'val' or 'test'. Defaults to 'test'.
 
     Returns:
-        dict: With a ``palette`` of one colour for each of ``classes``.
+        dict: With a ``palette`` of one color for each of ``classes``.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     dataset = next(leaf_datasets(cfg[f'{part}_dataloader'].dataset))
@@ -101,7 +101,7 @@ def dataset_meta(cfg: Config, part: str = 'test') -> dict:
 
 
 def drawn_meta(metainfo: dict | list[dict]) -> dict:
-    """Meta information to draw with: a colour for each class.
+    """Meta information to draw with: a color for each class.
 
     Args:
         metainfo (dict | list[dict]): Of a data set, or of several that are
@@ -112,10 +112,10 @@ def drawn_meta(metainfo: dict | list[dict]) -> dict:
     number = len(metainfo.get('classes') or ())
     palette = metainfo.get('palette')
     if not isinstance(palette, (list, tuple)) or len(palette) < number:
-        # The same colours in every run.
+        # The same colors in every run.
         palette = np.random.RandomState(42).randint(
             0, 256, (number, 3)).tolist()
-    # Visualizers take a list for one of several colours.
+    # Visualizers take a list for one of several colors.
     return dict(metainfo, palette=[tuple(each) for each in palette[:number]])
 
 

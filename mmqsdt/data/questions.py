@@ -322,8 +322,8 @@ def _channels(cfg: Config, part: str) -> Iterator[Answer]:
         for step in steps:
             if str(step.get('type')).split('.')[-1] != 'LoadImageFromFile':
                 continue
-            grey = str(step.get('color_type', 'color')).startswith('gray')
-            loaded = 1 if grey else 3
+            gray = str(step.get('color_type', 'color')).startswith('gray')
+            loaded = 1 if gray else 3
             if 'unchanged' not in str(step.get('color_type')) and \
                     wanted != loaded and wanted in (1, 3):
                 yield Answer(

@@ -215,7 +215,7 @@ class Predictor:
         self.inferencer = build_inferencer(cfg, model, device)
         self.score_thr = score_thr
         self.classes = dataset_meta(cfg).get('classes') or classes
-        self.grey = input_channels(cfg) == 1
+        self.gray = input_channels(cfg) == 1
         self.visualizer = self.inferencer.visualizer
         if cfg.default_scope == 'mmpretrain':
             from mmpretrain.visualization import UniversalVisualizer
@@ -234,7 +234,7 @@ class Predictor:
             ValueError: If a side vanishes when the model's pipeline resizes
                 the picture.
         """
-        inputs = mmcv.bgr2gray(pixels) if self.grey else pixels
+        inputs = mmcv.bgr2gray(pixels) if self.gray else pixels
         try:
             result = self.inferencer(inputs, return_datasamples=True)
         except cv2.error as error:

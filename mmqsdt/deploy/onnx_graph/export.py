@@ -221,7 +221,7 @@ def input_facts(model: nn.Module, options: Options) -> dict[str, str]:
         order = 'BGR' if options.normalise or not swap else 'RGB'
         text += f'channels in the order {order}, '
     elif channels == 1:
-        text += 'grey, '
+        text += 'gray, '
     text += '0..255' if options.normalise else \
         '(x - mean) / std with x in 0..255'
     facts = dict(input=text, mean=json.dumps(mean), std=json.dumps(std))

@@ -170,10 +170,18 @@ class CocoListener(Listener):
                 'result of it; list it among the categories')
 
     def parse_image(self, raw: dict) -> dict | None:
-        """Parse each box by itself, to see which are lost."""
+        """Parse; if not all boxes come out, each by itself, to see which."""
         image, boxes = raw['raw_img_info'], raw['raw_ann_info']
         path = image.get('file_name') or f'image {image.get("id")}'
         lacking = what_lacks(image, IMAGE)
+        whole = not lacking and not any(
+            what_lacks(box, BOX) for box in boxes) and self.parse(raw)
+        self.boxes += len(boxes)
+        if whole and len(whole['instances']) == len(boxes):
+            for box, instance in zip(boxes, whole['instances']):
+                instance['id'] = box['id']
+                self.corners += _fits_as_corners(box['bbox'], image)
+            return whole
         try:
             parsed = None if lacking else self.parse(
                 dict(raw_img_info=image, raw_ann_info=[]))
@@ -195,7 +203,6 @@ class CocoListener(Listener):
             if lacking:
                 self.report.add('bad box', where, lacking)
                 continue
-            self.boxes += 1
             self.corners += _fits_as_corners(box['bbox'], image)
             if not found:
                 self._note_lost(box, where)

@@ -88,7 +88,10 @@ class Samples(Dataset):
                     index).get('img_path', f'sample {index}'),
                     describe(error))
         else:
-            self.run(self.dataset.get_data_info(index))
+            info = self.dataset.data_list[index]
+            self.run(dict(info, instances=[
+                dict(each) for each in info['instances']]
+            ) if 'instances' in info else dict(info, seg_fields=[]))
         return self.found
 
     def run(self, data: dict) -> None:
@@ -268,10 +271,11 @@ def go_through(samples: Samples, label: str,
         progress (bool): Show one, if on a terminal. Default: True.
     """
     workers = 0
-    if len(samples) > FEW and 'fork' in multiprocessing.get_all_start_methods(
-    ):
-        workers = min(16, os.process_cpu_count() if hasattr(
-            os, 'process_cpu_count') else len(os.sched_getaffinity(0)))
+    # What only looks at annotations takes less time than to pass it on.
+    if len(samples) > FEW and (samples.full or samples.files) and \
+            'fork' in multiprocessing.get_all_start_methods():
+        workers = min(16, len(os.sched_getaffinity(0)) if hasattr(
+            os, 'sched_getaffinity') else os.cpu_count() or 1)
     loader = DataLoader(
         samples, batch_size=None, num_workers=workers,
         multiprocessing_context='fork' if workers else None)

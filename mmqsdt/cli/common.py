@@ -6,20 +6,21 @@ built or a file is written.
 
 import argparse
 import os
+import re
 from difflib import get_close_matches
-from inspect import signature
+from inspect import getsource, signature
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from ..checkpoints.resume import guard_loading
+from ..data.sources import leaf_datasets
 from ..utils.configs import find_config
 
-# Keys that a config may lack, besides those of mmengine's Runner.
-MORE_KEYS = ('auto_scale_lr', 'compile', 'energy_costs',
-             'find_unused_parameters', 'sync_bn', 'tta_model', 'tta_pipeline')
+# Keys of our own tools that a config may lack.
+OUR_KEYS = ('energy_costs', 'tta_model', 'tta_pipeline')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,19 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help=argparse.SUPPRESS)
 
 
+def runner_keys() -> set[str]:
+    """Keys of a config that mmengine's runners read, as their source says.
+
+    Some, such as model_wrapper_cfg, are no arguments of theirs.
+    """
+    found = set()
+    for runner in (Runner, FlexibleRunner):
+        found |= set(signature(runner.__init__).parameters) - {'self', 'cfg'}
+        found |= set(re.findall(
+            r"""\bcfg(?:\.get\(|\[)\s*['"](\w+)['"]""", getsource(runner)))
+    return found
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config, by path or shipped name, and merge the arguments.
 
@@ -57,7 +71,7 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(find_config(args.config))
     if args.cfg_options:
-        known = {*cfg, *signature(Runner.__init__).parameters, *MORE_KEYS}
+        known = {*cfg, *runner_keys(), *OUR_KEYS}
         for key in args.cfg_options:
             top = key.split('.')[0]
             if top not in known:
@@ -103,7 +117,8 @@ def use_tta(cfg: Config) -> None:
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise KeyError('--tta needs tta_model and tta_pipeline in the config')
     cfg.model = dict(cfg.tta_model, module=cfg.model)
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def use_double(model: nn.Module) -> None:

@@ -4,10 +4,11 @@
 """
 
 import argparse
-from pathlib import Path
+from io import BytesIO
 
 import torch
 
+from ..checkpoints.atomic import write_atomically
 from ..checkpoints.convert import convert_reference_checkpoint
 from ..checkpoints.read import check_finite, load_state_dict
 
@@ -28,8 +29,9 @@ def main() -> None:
         check_finite(args.src, ours)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
-    Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=ours), args.dst)
+    content = BytesIO()
+    torch.save(dict(state_dict=ours), content)
+    write_atomically(args.dst, content.getbuffer())
     print(f'{len(theirs)} entries read, {len(ours)} written to {args.dst}, '
           f'{len(theirs) - len(ours)} dropped that their forward never reads'
           + (' or that belong to the head' if args.backbone_only else ''))

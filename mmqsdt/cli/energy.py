@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 
 from ..checkpoints.fit import load_for_test
 from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
 from ..data.sources import check_data
 from ..measure.energy import EnergyCosts, measure_energy
 from ..measure.energy_plot import plot_energy
@@ -67,6 +68,7 @@ def main() -> None:
         check_framework(cfg)
         check_data(cfg, (args.data, ))
         checkpoint = find_checkpoint(args.checkpoint)
+        ask(cfg, (args.data, ), checkpoint)
         model = build_model(cfg)
         load_for_test(model, checkpoint)
         batches = load_batches(cfg, args.data, args.images)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..checkpoints.fit import load_for_test
 from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
 from ..data.sources import check_data
-from ..utils.build import build_model, load_batches
+from ..utils.build import build_model, input_channels, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
 
@@ -74,8 +75,7 @@ def load_images(cfg: Config, model: nn.Module,
         else:
             images = model.data_preprocessor(batch, False)['inputs'][:2]
             return images.float(), 'test images'
-    channels = getattr(getattr(model, 'backbone', model), 'in_channels', 3)
-    return torch.randn(2, channels, *size), 'random images'
+    return torch.randn(2, input_channels(model), *size), 'random images'
 
 
 def main() -> None:
@@ -97,6 +97,7 @@ def main() -> None:
         cfg = load_config(args)
         check_framework(cfg)
         checkpoint = find_checkpoint(args.checkpoint)
+        ask(cfg, ('test', ), checkpoint)
         model = build_model(cfg)
         load_for_test(model, checkpoint)
         images, what = load_images(cfg, model, args.size)
@@ -131,6 +132,7 @@ def main() -> None:
               f'{report.first_flip.flip_distance:.1e} from a threshold')
     facts = open_session(files[0]).get_modelmeta().custom_metadata_map
     print(f'images: {facts["input"]}')
+    print(f'then: {facts["output"]}')
     names = [x.name for x in open_session(files[0]).get_outputs()]
     print(RECIPE.format(
         path=str(files[0]),

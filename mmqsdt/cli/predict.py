@@ -10,8 +10,12 @@ from pathlib import Path
 from mmengine.config import DictAction
 from mmengine.device import get_device
 
+from ..checkpoints.atomic import write_text
 from ..checkpoints.fit import load_for_test
+from ..checkpoints.packing import is_packed
 from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
+from ..data.saved import saved_classes, saved_meta
 from ..deploy import ENCODINGS, FORMS, to_form
 from ..engine.predict import (
     Predictor,
@@ -61,10 +65,14 @@ def parse_args() -> argparse.Namespace:
 def build_predictor(args: argparse.Namespace) -> Predictor:
     cfg = load_config(args)
     check_framework(cfg)
+    checkpoint = find_checkpoint(args.checkpoint)
+    ask(cfg, ('test', ), checkpoint)
     model = build_model(cfg)
-    load_for_test(model, find_checkpoint(args.checkpoint))
+    load_for_test(model, checkpoint)
     model = to_form(model, args.inference, args.encoding)
-    return Predictor(cfg, model, args.device, args.score_thr)
+    saved = None if '://' in checkpoint or is_packed(checkpoint) else \
+        saved_classes(saved_meta(checkpoint))
+    return Predictor(cfg, model, args.device, args.score_thr, saved)
 
 
 def main() -> None:
@@ -94,8 +102,8 @@ def main() -> None:
             results.append(result)
             print(result['file'], summary(result, args.score_thr), sep=': ')
     finally:  # what is done is kept, whatever happens
-        (out_dir / 'predictions.json').write_text(
-            json.dumps(results, indent=1) + '\n')
+        write_text(out_dir / 'predictions.json',
+                   json.dumps(results, indent=1) + '\n')
     print(f'written: {out_dir}/predictions.json and drawings')
     if any('error' in result for result in results):
         raise SystemExit(1)

@@ -14,7 +14,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..checkpoints.fit import load_for_test
 from ..checkpoints.resume import find_checkpoint
-from ..data.skip import refuse_broken
+from ..data.check import refuse_faults
+from ..data.questions import ask
 from ..data.sources import check_data
 from ..deploy import ENCODINGS, FORMS, to_form
 from ..engine.distributed import join_processes, name_lost_workers
@@ -79,14 +80,15 @@ def main() -> None:
         cfg = load_config(args)
         check_framework(cfg)
         check_data(cfg, ('test', ))
-        refuse_broken(cfg, ('test', ))
+        checkpoint = find_checkpoint(args.checkpoint)
+        ask(cfg, ('test', ), checkpoint)
+        refuse_faults(cfg, ('test', ))
         if args.out and not args.out.endswith(('.pkl', '.pickle')):
             raise ValueError(f'--out must end in .pkl, got {args.out}')
         if args.show or args.show_dir:
             draw_predictions(cfg, args.show_dir, args.show_number, args.show)
         if args.tta:
             use_tta(cfg)
-        checkpoint = find_checkpoint(args.checkpoint)
         # Else Runner.test would put these weights over those named here.
         cfg.load_from, cfg.resume = None, False
         join_processes(cfg)

@@ -10,7 +10,9 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..checkpoints.resume import check_fits, set_resume
-from ..data.skip import refuse_broken, skip_broken
+from ..data.check import refuse_faults
+from ..data.questions import ask
+from ..data.skip import skip_broken
 from ..data.sources import check_data
 from ..engine.amp import use_amp
 from ..engine.batches import check_batches
@@ -79,14 +81,16 @@ def main() -> None:
             cfg.work_dir = args.work_dir or f'{cfg.work_dir}_smoke'
         check_length(cfg)
         check_data(cfg, ('train', 'val'))
-        refuse_broken(cfg, ('val', ))
-        skip_broken(cfg)
-        if args.amp:
-            use_amp(cfg.optim_wrapper)
         resume = args.resume or cfg.get('resume') and (
             cfg.get('load_from') or 'auto')
         if resume:
             set_resume(cfg, resume, args.unsafe_load)
+        ask(cfg, ('train', 'val'), cfg.get('load_from'),
+            trained=bool(cfg.get('resume')))
+        refuse_faults(cfg, ('train', 'val'))
+        skip_broken(cfg)
+        if args.amp:
+            use_amp(cfg.optim_wrapper)
         if args.auto_scale_lr:
             cfg.auto_scale_lr.enable = True
         join_processes(cfg)

@@ -36,6 +36,7 @@ Horowitz (ISSCC 2014); the formula as in Spike-driven Transformer V2 (arXiv
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -50,6 +51,7 @@ from spikingjelly.activation_based.op_counter import (
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..checkpoints.atomic import write_text
 from ..deploy.describe import LayerDescription, describe
 from ..deploy.forms import check_convertible, to_spikes
 from ..deploy.spikes import (
@@ -188,7 +190,7 @@ class EnergyReport:
             totals_millijoule=self.totals(),
             ann_over_model=self.ratios(),
             layers=[asdict(layer) for layer in self.layers])
-        Path(path).write_text(json.dumps(content, indent=2) + '\n')
+        write_text(path, json.dumps(content, indent=2) + '\n')
 
     def write_csv(self, path: str | Path) -> None:
         """Write one line a layer."""
@@ -201,10 +203,11 @@ class EnergyReport:
             for measure, energy in row.pop('energy').items():
                 row[f'millijoule_{measure}'] = energy
             rows.append(row)
-        with open(path, 'w', newline='') as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        file = io.StringIO(newline='')
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, file.getvalue())
 
 
 def measure_energy(model: nn.Module,

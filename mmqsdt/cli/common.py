@@ -7,6 +7,8 @@ built or a file is written.
 import argparse
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from inspect import getsource, signature
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import nn
 from ..checkpoints.resume import guard_loading
 from ..data.sources import leaf_datasets
 from ..utils.configs import find_config
+from .ending import is_from_mmqsdt, keep_traceback
 
 # Keys of our own tools that a config may lack.
 OUR_KEYS = ('energy_costs', 'tta_model', 'tta_pipeline')
@@ -38,6 +41,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         choices=('none', 'pytorch', 'slurm', 'mpi'),
         default='none',
         help='how several processes are started; pytorch: torchrun')
+    parser.add_argument(
+        '--debug', action='store_true',
+        help='show the whole traceback of an error; any tool takes it')
     # What torch.distributed.launch passes; torchrun sets the variable.
     parser.add_argument(
         '--local-rank', '--local_rank', type=int, default=0,
@@ -149,10 +155,31 @@ def check_length(cfg: Config) -> None:
                              'trained')
 
 
-def is_from_mmqsdt(error: BaseException) -> bool:
-    """Whether an error was raised in mmqsdt, whose messages say it all."""
-    place = error.__traceback__
-    while place.tb_next is not None:
-        place = place.tb_next
-    package = Path(__file__).resolve().parents[1]
-    return package in Path(place.tb_frame.f_code.co_filename).resolve().parents
+def scale_lr(cfg: Config) -> None:
+    """Scale the learning rate to the batch size that is used.
+
+    Raises:
+        KeyError: If the config does not say for which it was chosen.
+    """
+    if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+        raise KeyError('--auto-scale-lr: the config does not say for which '
+                       'batch size its learning rate was chosen; add '
+                       'auto_scale_lr=dict(base_batch_size=16) or such')
+    cfg.auto_scale_lr.enable = True
+
+
+@contextmanager
+def work_of(runner: Runner) -> Iterator[None]:
+    """Keep the traceback of an error in a training that had begun.
+
+    Before the first iteration data and model are still being built, and a
+    line says more. Messages of mmqsdt say it all at any time.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Not runner.iter, which would build the loop again if that failed.
+        if getattr(getattr(runner, '_train_loop', None), '_iter', 0) and \
+                not is_from_mmqsdt(error):
+            raise keep_traceback(error)  # noqa: B904  the same one
+        raise

@@ -11,8 +11,10 @@ import torch
 from ..checkpoints.atomic import write_atomically
 from ..checkpoints.convert import convert_reference_checkpoint
 from ..checkpoints.read import check_finite, load_state_dict
+from .ending import command
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -23,12 +25,9 @@ def main() -> None:
         '--backbone-only', action='store_true',
         help='drop the classification head and the prefix "backbone."')
     args = parser.parse_args()
-    try:
-        theirs = load_state_dict(args.src)
-        ours = convert_reference_checkpoint(theirs, args.backbone_only)
-        check_finite(args.src, ours)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    theirs = load_state_dict(args.src)
+    ours = convert_reference_checkpoint(theirs, args.backbone_only)
+    check_finite(args.src, ours)
     content = BytesIO()
     torch.save(dict(state_dict=ours), content)
     write_atomically(args.dst, content.getbuffer())

@@ -19,6 +19,7 @@ from ..data.sources import check_data
 from ..utils.build import build_model, input_channels, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
+from .ending import command
 
 RECIPE = """run it:
     import onnxruntime
@@ -78,38 +79,36 @@ def load_images(cfg: Config, model: nn.Module,
     return torch.randn(2, input_channels(model), *size), 'random images'
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        from ..deploy.onnx_graph import (
-            Options,
-            check_destination,
-            compare_onnx,
-            executed_nodes,
-            export_onnx,
-            open_session,
-        )
-        check_destination(Path(args.out))
-        options = dict(
-            form=args.form, part=args.part, static=args.static,
-            opset=args.opset, normalise=args.normalise)
-        Options(**options, size=args.size or (224, 224))  # before any work
-        cfg = load_config(args)
-        check_framework(cfg)
-        checkpoint = find_checkpoint(args.checkpoint)
-        ask(cfg, ('test', ), checkpoint)
-        model = build_model(cfg)
-        load_for_test(model, checkpoint)
-        images, what = load_images(cfg, model, args.size)
-        if args.static:
-            images = images[:1]
-        options = Options(**options, size=tuple(images.shape[2:]))
-        files = export_onnx(
-            model, args.out, options,
-            dict(config=Path(args.config).name,
-                 checkpoint=Path(checkpoint).name))
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
-        raise SystemExit(error.args[0]) from None
+    from ..deploy.onnx_graph import (
+        Options,
+        check_destination,
+        compare_onnx,
+        executed_nodes,
+        export_onnx,
+        open_session,
+    )
+    check_destination(Path(args.out))
+    options = dict(
+        form=args.form, part=args.part, static=args.static,
+        opset=args.opset, normalise=args.normalise)
+    Options(**options, size=args.size or (224, 224))  # before any work
+    cfg = load_config(args)
+    check_framework(cfg)
+    checkpoint = find_checkpoint(args.checkpoint)
+    ask(cfg, ('test', ), checkpoint)
+    model = build_model(cfg)
+    load_for_test(model, checkpoint)
+    images, what = load_images(cfg, model, args.size)
+    if args.static:
+        images = images[:1]
+    options = Options(**options, size=tuple(images.shape[2:]))
+    files = export_onnx(
+        model, args.out, options,
+        dict(config=Path(args.config).name,
+             checkpoint=Path(checkpoint).name))
     report = compare_onnx(model, images, options)
     for file in files:
         print(f'written: {file}, {file.stat().st_size / 2**20:.1f} MiB, '

@@ -26,6 +26,7 @@ from ..engine.predict import (
 from ..utils.build import build_model
 from ..utils.frameworks import check_framework
 from .common import load_config
+from .ending import command
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,23 +76,19 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
     return Predictor(cfg, model, args.device, args.score_thr, saved)
 
 
+@command
 def main() -> None:
     args = parse_args()
     out_dir = Path(args.out)
-    try:
-        if args.max_side < 1:
-            raise ValueError(f'--max-side must be positive, got '
-                             f'{args.max_side}')
-        paths = find_pictures(args.pictures)
-        if out_dir.resolve() in {p.resolve().parent for p in paths}:
-            raise ValueError(f'--out {out_dir} is a folder of the pictures, '
-                             'which drawings could replace; name another')
-        out_dir.mkdir(parents=True, exist_ok=True)
-        predictor = build_predictor(args)
-    except KeyError as error:
-        raise SystemExit(error.args[0]) from None
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    if args.max_side < 1:
+        raise ValueError(f'--max-side must be positive, got '
+                         f'{args.max_side}')
+    paths = find_pictures(args.pictures)
+    if out_dir.resolve() in {p.resolve().parent for p in paths}:
+        raise ValueError(f'--out {out_dir} is a folder of the pictures, '
+                         'which drawings could replace; name another')
+    out_dir.mkdir(parents=True, exist_ok=True)
+    predictor = build_predictor(args)
     if others := find_others(args.pictures):
         print('left out, not of a known kind:', *others[:5],
               *([f'and {len(others) - 5} more'] if others[5:] else []))

@@ -22,6 +22,7 @@ from ..data.layout import KINDS
 from ..utils.configs import tool_command
 from ..utils.text import read_lines
 from .common import load_config
+from .ending import command
 
 HUGGINGFACE = ('imagenet', 'ade20k', 'coco')
 
@@ -192,10 +193,8 @@ def convert(args: argparse.Namespace) -> None:
         print(line)
 
 
+@command
 def main() -> None:
     """Run the command; an error of the user's is one line."""
     args = parse_args()
-    try:
-        args.run(args)
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    args.run(args)

@@ -24,6 +24,7 @@ from ..utils.frameworks import FRAMEWORKS, check_framework
 from ..utils.text import read_json, read_text
 from ..version import __version__
 from .common import load_config
+from .ending import command
 from .zoo import describe_backbone, describe_data
 
 TEMPLATE = Path(__file__).parent / 'templates/model_card.md'
@@ -266,19 +267,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        cfg = load_config(args)
-        check_framework(cfg)
-        done = publish(
-            cfg, find_checkpoint(args.checkpoint), args.out,
-            args.name or Path(args.config).stem, args.license, args.scores,
-            args.packed, args.force)
-    except KeyError as error:
-        raise SystemExit(error.args[0]) from None
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    cfg = load_config(args)
+    check_framework(cfg)
+    done = publish(
+        cfg, find_checkpoint(args.checkpoint), args.out,
+        args.name or Path(args.config).stem, args.license, args.scores,
+        args.packed, args.force)
     print(f'written: {done.weights}, {done.before:,} -> {done.after:,} bytes')
     print(f'sha256:  {done.sha256}')
     print(f'card:    {done.card}')

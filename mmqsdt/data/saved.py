@@ -52,8 +52,15 @@ def compare_with_saved(path: str, model: dict,
 
 
 def saved_meta(path: str) -> dict:
-    """What a runner notes in a checkpoint; empty where there is nothing."""
-    content = read_checkpoint(path)
+    """What a runner notes in a checkpoint; empty where there is nothing.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    try:
+        content = read_checkpoint(path)
+    except ValueError:
+        return {}  # whoever loads it says what is wrong, or was told to
     meta = content.get('meta') if isinstance(content, dict) else None
     return meta if isinstance(meta, dict) else {}
 

@@ -52,13 +52,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..deploy.describe import LayerDescription, describe
 from ..deploy.forms import check_convertible, to_spikes
+from ..deploy.program import find_layers
 from ..deploy.spikes import (
     ENCODINGS,
     SlotProduct,
     spiking_neurons,
     split_slots,
 )
-from ..deploy.structure import find_layers
 from ..layers import RepConv, SepConv, SpikeAttention, SpikingNeuron
 from ..models.backbones.qsd_transformer import QSDTransformer
 from .firing import FiringRate, recorded_firing_rates

@@ -26,7 +26,7 @@ from mmqsdt.analysis.energy_plot import plot_energy
 from mmqsdt.analysis.energy_table import layer_table, total_table
 from mmqsdt.analysis.firing import recorded_firing_rates
 from mmqsdt.deploy import describe, to_integer, to_spikes
-from mmqsdt.deploy.fold import FoldedConv2d
+from mmqsdt.deploy.fold import FoldedConv
 from mmqsdt.deploy.spikes import SlotProduct
 from mmqsdt.layers import ConvUnit, SepConv, SpikeAttention
 from mmqsdt.models.spike_units import SpikeLinear
@@ -273,7 +273,7 @@ def test_counted_operations_are_spikes_times_fan_out(encoding):
         return hook
 
     for name, module in spikes.named_modules():
-        if isinstance(module, FoldedConv2d) and module.levels is not None:
+        if isinstance(module, FoldedConv) and module.levels is not None:
             module.register_forward_hook(conv(name))
         elif isinstance(module, SlotProduct):
             module.register_forward_hook(product(name))

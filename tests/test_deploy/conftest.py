@@ -6,11 +6,10 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
+from networks import as_if_trained
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmqsdt  # noqa: F401
-from mmqsdt.layers import LSQWeight
 
 ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 WIDTH = 16
@@ -121,25 +120,6 @@ TASKS = dict(
     cls=('mmpretrain', classifier),
     det=('mmdet', detector),
     seg=('mmseg', segmenter))
-
-
-def as_if_trained(model: nn.Module) -> nn.Module:
-    """Give norms, step sizes and layer scales values of their own."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            nn.init.normal_(module.running_mean, std=.1)
-            nn.init.uniform_(module.running_var, .5, 2.)
-            nn.init.uniform_(module.weight, .5, 2.)
-            nn.init.normal_(module.bias, std=.3)
-        elif isinstance(module, LSQWeight) and module.bits is not None:
-            module.settle_step_size()
-            with torch.no_grad():
-                module.step_size *= torch.empty_like(
-                    module.step_size).uniform_(.7, 1.4)
-    for name, parameter in model.named_parameters():
-        if 'layer_scale' in name:
-            nn.init.uniform_(parameter, .1, 1.)
-    return model.eval()
 
 
 @pytest.fixture

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import MODELS
+from networks import NETWORKS, SPIKING, as_if_trained
 from torch import nn
+from torch.nn import functional as F
 
 from mmqsdt.convert import convert_reference_checkpoint
 from mmqsdt.deploy import (
     FORMS,
     compare_forms,
     describe,
+    forms,
     to_form,
     to_integer,
     to_spikes,
@@ -268,9 +271,9 @@ def test_a_model_without_neurons_is_refused(build, convert):
         convert(model)
 
 
-def test_a_model_whose_neurons_feed_no_known_unit_is_refused(convert):
-    model = nn.Sequential(IELIF(), LSQConv2d(4, 4, 1))
-    with pytest.raises(ValueError, match='no weight layer'):
+def test_a_model_whose_neurons_no_layer_reads_is_refused(convert):
+    model = nn.Sequential(IELIF(), nn.AvgPool2d(2), LSQConv2d(4, 4, 1))
+    with pytest.raises(ValueError, match='no weight layer of this model'):
         convert(model)
 
 
@@ -289,19 +292,121 @@ def test_what_cannot_be_folded_is_named(build, convert):
         convert(model)
 
 
-def test_a_layer_shared_by_unequal_units_is_refused(convert):
-    units = [ConvUnit(4, 4, 1, dict(type='mmqsdt.IELIF')) for _ in range(2)]
+def test_units_may_share_a_layer(convert):
+    units = [ConvUnit(8, 8, 1, dict(type='mmqsdt.IELIF')) for _ in range(2)]
     units[1].conv = units[0].conv
-    with pytest.raises(ValueError, match='shares a weight layer'):
-        convert(nn.Sequential(*units))
+    model = as_if_trained(nn.Sequential(*units)).double()
+    x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
+    assert_equal_forms(model, convert(model), x)
 
 
-def test_a_neuron_read_outside_its_unit_is_refused(convert):
-    unit = ConvUnit(4, 4, 1, dict(type='mmqsdt.IELIF'))
-    stock = nn.Sequential(unit.neuron, nn.Conv2d(4, 4, 1))
-    with pytest.raises(ValueError, match=r'^other\.0 is the neuron of a unit '
-                       'too'):
-        convert(nn.ModuleDict(dict(unit=unit, other=stock)))
+class TwoReaders(nn.Module):
+    """A unit, and a stock conv that reads the same spikes."""
+
+    def __init__(self):
+        super().__init__()
+        self.unit = ConvUnit(8, 8, 1, dict(type='mmqsdt.IELIF'))
+        self.stock = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        return self.unit(x) + self.stock(self.unit.neuron(x))
+
+
+class Pooled(ConvUnit):
+    """In bitwise slots, the largest slot is not of the largest count."""
+
+    def forward(self, x):
+        return self.norm(self.conv(F.max_pool2d(self.neuron(x), 2)))
+
+
+@pytest.mark.parametrize('model', [
+    TwoReaders(), Pooled(8, 8, 3, dict(type='mmqsdt.IELIF'))], ids=str)
+def test_units_with_more_readers_or_a_forward_of_their_own(model, convert):
+    model = as_if_trained(model).double()
+    x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
+    assert_equal_forms(model, convert(model), x)
+
+
+@pytest.mark.parametrize('name', SPIKING)
+def test_networks_of_ones_own(name, convert):
+    builder, shape, _ = NETWORKS[name]
+    model = as_if_trained(builder()).double()
+    x = torch.randn(shape, dtype=torch.float64)
+    other = convert(model, inputs=x)
+    assert_equal_forms(model, other, torch.randn_like(x))
+    assert describe(other) == describe(model, x)
+    fed = {d.name for d in describe(other)
+           if d.reads == 'spike' and d.bits is not None}
+    assert fed == {name for name, m in other.named_modules()
+                   if isinstance(m, FoldedLayer) and m.levels is not None}
+
+
+@pytest.mark.parametrize('name', SPIKING)
+@pytest.mark.parametrize('encoding', ['thermometer', 'bitwise'])
+def test_their_layers_multiply_binary_spikes(name, encoding, monkeypatch):
+    builder, shape, _ = NETWORKS[name]
+    other = to_spikes(as_if_trained(builder()), encoding, torch.randn(shape))
+    read = {}
+    for path, module in other.named_modules():
+        if isinstance(module, FoldedLayer) and module.levels is not None:
+            operate = module.operate
+
+            def operated(x, weight, path=path, operate=operate):
+                read.setdefault(path, set()).update(x.unique().tolist())
+                return operate(x, weight)
+
+            module.operate = operated
+    with torch.no_grad():
+        other(torch.randn(shape))
+    assert read and all(values == {0., 1.} for values in read.values())
+
+
+class Turned(nn.Module):
+    """Spikes for some inputs, not for others."""
+
+    def __init__(self):
+        super().__init__()
+        self.neuron, self.conv = IELIF(), LSQConv2d(4, 4, 1)
+        self.rare = LSQConv2d(4, 4, 1)
+
+    def forward(self, x):
+        if len(x) == 1:
+            return self.conv(self.neuron(x))
+        return self.conv(x) if len(x) == 2 else self.rare(self.neuron(x))
+
+
+def test_another_way_at_run_time_is_an_error_that_names_both(convert):
+    other = convert(Turned())
+    other(torch.randn(1, 4, 8, 8))
+    other = convert(Turned())
+    with pytest.raises(ValueError, match='conv read spikes of neuron when '
+                       'the model was traced'):
+        other(torch.randn(2, 4, 8, 8))
+    with pytest.raises(ValueError, match='rare did not run when the model '
+                       'was traced'):
+        other(torch.randn(3, 4, 8, 8))
+
+
+class OwnForward(LSQConv2d):
+    """Nobody knows what it computes."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def test_layers_with_a_forward_of_their_own_stay_and_are_named(convert,
+                                                               monkeypatch):
+    lines = []
+    monkeypatch.setattr(forms, 'print_log',
+                        lambda line, *_: lines.append(line))
+    model = as_if_trained(nn.Sequential(
+        IELIF(), OwnForward(8, 8, 1), nn.BatchNorm2d(8), IELIF(),
+        LSQConv2d(8, 8, 1))).double()
+    x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
+    other = convert(model)
+    assert len(lines) == 1 and lines[0].endswith(': 1')
+    assert isinstance(other[1], OwnForward)
+    assert_equal_forms(model, other, x)
 
 
 def test_units_may_share_a_neuron(convert):

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 import mmqsdt  # noqa: F401
-from mmqsdt.deploy.structure import find_layers
+from mmqsdt.deploy.program import find_layers
 from mmqsdt.layers import LSQWeight, SpikingNeuron
 
 pytest.importorskip('mmdet')

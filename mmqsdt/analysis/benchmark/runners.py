@@ -17,9 +17,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...deploy import FORMS, build_model, to_form
 from ...deploy.fast import find_obstacle
-from ...deploy.fold import FoldedConv2d, fold
+from ...deploy.fold import FoldedConv, fold
 from ...deploy.forms import replace_modules
-from ...deploy.structure import find_layers
+from ...deploy.program import find_layers
 
 # What time is: on the wall, or that of the processor, in all threads, which
 # other jobs on the machine do not prolong.
@@ -60,13 +60,13 @@ def fold_norms(model: nn.Module) -> nn.Module:
     model = deepcopy(model).eval()
     replaced: dict[nn.Module, nn.Module] = {}
     for entry in find_layers(model).values():
-        folded = fold(replace(entry, neuron=None), 'count')
+        folded = fold(replace(entry, spikes=None), 'count')
         layer = deepcopy(entry.layer)
         scale = folded.scale.view(-1, *[1] * (folded.weight.dim() - 1))
         layer.weight = nn.Parameter(folded.weight * scale)
         layer.bias = nn.Parameter(folded.bias)
         layer.bits = layer.step_size = None
-        if isinstance(folded, FoldedConv2d):
+        if isinstance(folded, FoldedConv):
             layer.padding = folded.padding
         replaced[entry.layer] = layer
         replaced.update((norm, nn.Identity()) for norm in entry.norms)

@@ -22,7 +22,7 @@ from ..layers import (
     SpikingNeuron,
     linear_attention,
 )
-from ..layers.ie_lif import rescale, shift_and_clamp
+from ..layers.ie_lif import round_to_count
 from ..models.backbones.qsd_transformer import AttentionBlock, ConvBlock
 from .fold import FoldedConv, FoldedLayer, FoldedLinear, fold
 from .forms import convert, to_integer
@@ -320,15 +320,14 @@ class FastNeuron(IELIF):
         super().__init__(
             neuron.levels, neuron.threshold, 1., rounding=neuron.rounding)
 
-    def rounded(self, x: Tensor) -> Tensor:
-        """A value in [C, C + 1) for each count C, float32."""
-        u, scale = rescale(x, self.threshold)
-        return shift_and_clamp(u, scale, self.levels,
-                               self.rounding == 'half_up')
+    def counts(self, x: Tensor) -> Tensor:
+        """The count C for each potential, in the potential's dtype."""
+        return round_to_count(x / self.threshold, self.levels,
+                              self.rounding == 'half_up')
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.rounded(x).to(torch.int8).view(torch.uint8)
+        return self.counts(x).to(torch.int8).view(torch.uint8)
 
 
 class FusedNeuron(SpikingNeuron):
@@ -427,7 +426,7 @@ class FastAttention(nn.Module):
         y = y.permute(0, 2, 3, 1).reshape(b * h * w, 3, c).transpose(0, 1)
         with torch.autocast('cpu', enabled=False):
             y = torch.baddbmm(self.bias, y, self.weight)  # (3, B*H*W, C)
-        y = self.count.rounded(y).floor_()
+        y = self.count.counts(y)
         q, k, v = y.view(3, b, h, w, c).permute(0, 1, 4, 2, 3)
         q, k, v = (x.flatten(2).unflatten(1, (self.product.num_heads, -1))
                    for x in (self.q_neuron(q), self.k_neuron(k),

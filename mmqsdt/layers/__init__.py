@@ -1,13 +1,12 @@
 from .attention import SpikeAttention, linear_attention
 from .conv_unit import ConvUnit
 from .ie_lif import IELIF, LIF, SpikingNeuron, build_neuron
-from .integer_tensor import IntegerTensor
 from .lsq import LSQConv2d, LSQLinear, LSQWeight, settle_step_sizes
 from .rep_conv import BatchNormPad, RepConv
 from .sep_conv import SepConv
 
 __all__ = [
-    'BatchNormPad', 'ConvUnit', 'IELIF', 'IntegerTensor', 'LIF', 'LSQConv2d',
+    'BatchNormPad', 'ConvUnit', 'IELIF', 'LIF', 'LSQConv2d',
     'LSQLinear', 'LSQWeight', 'RepConv', 'SepConv', 'SpikeAttention',
     'SpikingNeuron', 'build_neuron', 'linear_attention', 'settle_step_sizes'
 ]

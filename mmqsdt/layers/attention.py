@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..registry import MODELS
 from .ie_lif import IELIF, build_neuron
 from .rep_conv import RepConv
 
@@ -28,6 +29,20 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         return kv @ q * scale
 
 
+def attention_neuron(neuron: dict) -> dict:
+    """Config of the neuron behind attention, from that of the others.
+
+    As published, an IE-LIF of fixed amplitude has twice that amplitude there.
+    """
+    if MODELS.get(neuron['type']) is not IELIF:
+        return neuron
+    learned = neuron.get('threshold') == 'learned'
+    amplitude = neuron.get('amplitude', None if learned else 0.25)
+    if amplitude is None:
+        return neuron
+    return dict(neuron, amplitude=2 * amplitude)
+
+
 class SpikeAttention(nn.Module):
     r"""Quantised spike-driven self-attention, without softmax.
 
@@ -37,8 +52,9 @@ class SpikeAttention(nn.Module):
         y &= scale \cdot q (k^T v) \quad \text{for each head} \\
         out &= BN(RepConv(neuron(y)))
 
-    An IE-LIF neuron behind attention has twice the amplitude of the others,
-    as published.
+    A neuron behind attention reads sums over N tokens, which a learned
+    threshold fits; one of fixed amplitude has twice that of the others, as
+    published.
 
     Args:
         channels (int): C; channel c of head h is ``h * C / heads + c``.
@@ -82,9 +98,8 @@ class SpikeAttention(nn.Module):
             self.add_module(f'{name}_conv', rep_conv())
             self.add_module(f'{name}_norm', nn.BatchNorm2d(channels))
             self.add_module(f'{name}_neuron', build_neuron(neuron, time_steps))
-        self.attn_neuron = build_neuron(neuron, time_steps)
-        if isinstance(self.attn_neuron, IELIF):
-            self.attn_neuron.amplitude *= 2
+        self.attn_neuron = build_neuron(
+            attention_neuron(neuron), time_steps)
         self.proj_conv = rep_conv()
         self.proj_norm = nn.BatchNorm2d(channels)
 

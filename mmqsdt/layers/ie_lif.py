@@ -1,79 +1,103 @@
 """Neurons: the information-enhanced LIF and the binary LIF baseline."""
 
-from math import frexp
+import math
 
 import torch
+from mmengine.dist import all_reduce
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .integer_tensor import IntegerTensor
 
-# Counts up to here fit one byte in every way that kernels read it.
-MAX_BYTE_LEVELS = 127
-
-
-def rescale(potential: Tensor, threshold: float) -> tuple[Tensor, float]:
-    """A tensor u and a factor f with f u = H / theta, to the last bit.
-
-    1 / theta is exact for powers of two, and so is scaling by it: then u is
-    the potential itself.
-    """
-    if frexp(threshold)[0] == 0.5 and potential.is_floating_point():
-        return potential, 1 / threshold
-    return potential / threshold, 1.
+# Levels up to which two bins a level fit into the 256 values of a byte.
+MAX_BYTE_LEVELS = 126
 
 
-def shift_and_clamp(u: Tensor, scale: float, levels: int, half_up: bool,
-                    out: Tensor | None = None) -> Tensor:
-    """A value in [C, C + 1) for each count C = round(clamp(scale u, 0, D))."""
-    shift = 0.5 if half_up else 0.
-    count = torch.add(u.new_full((), shift), u, alpha=scale, out=out)
-    count.clamp_(0, levels + shift)
-    return count if half_up else count.round_()
+def round_to_count(u: Tensor, levels: int, half_up: bool) -> Tensor:
+    """Return C = round(clamp(u, 0, D)) for u = H / theta; overwrites u."""
+    u.clamp_(0, levels)
+    return u.add_(0.5).floor_() if half_up else u.round_()
 
 
 class _Spike(torch.autograd.Function):
     """a * round(clamp(H / theta, 0, D)) with a rectangular surrogate.
 
-    Only the window (one byte an element) is kept for the backward pass. It
-    is made and applied by arithmetic: on CPU, comparisons and torch.where
-    take ten times as long, see docs/performance.md.
-
-    The spikes are floats, or with ``storage`` 'bytes' or 'kernel' the same
-    values as an :class:`IntegerTensor`.
+    dS/dH = a / theta where 0 < H / theta < D, else 0. One byte an element is
+    kept for the backward pass, as an activation that saves its output does
+    not need more than its reader keeps anyway.
     """
 
     @staticmethod
     def forward(ctx, potential: Tensor, levels: int, threshold: float,
-                amplitude: float, half_up: bool, closed_window: bool,
-                storage: str) -> Tensor:
-        u, scale = rescale(potential, threshold)
-        count = torch.empty_like(u)
+                amplitude: float, half_up: bool, closed: bool) -> Tensor:
+        u = potential / threshold
         if ctx.needs_input_grad[0]:
-            if closed_window:
-                window = (u >= 0) & (u <= levels / scale)
-            else:  # 1 where 0 < H / theta < D; count is but a place for it
-                window = torch.ops.aten.hardtanh_backward.grad_input(
-                    u.new_ones(()), u, 0., levels / scale, grad_input=count)
+            # Arithmetic, because comparisons of floats cost a CPU four times
+            # as much: 1 where 0 < u < D.
+            window = (u >= 0) & (u <= levels) if closed else \
+                torch.ops.aten.hardtanh_backward(torch.ones_like(u), u, 0.,
+                                                 float(levels))
             ctx.save_for_backward(window.to(torch.int8))
             ctx.slope = amplitude / threshold
-        shift_and_clamp(u, scale, levels, half_up, out=count)
-        if storage != 'floats':  # to int8 drops the fraction
-            return IntegerTensor(
-                count.to(torch.int8).view(torch.uint8), amplitude,
-                count.dtype, storage == 'kernel')
-        if half_up:
-            count.floor_()
-        return count.mul_(amplitude) if amplitude != 1 else count
+        return round_to_count(u, levels, half_up).mul_(amplitude)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (window, ) = ctx.saved_tensors
-        grad = window.to(grad.dtype).mul_(grad)
-        if ctx.slope != 1:
-            grad.mul_(ctx.slope)
-        return grad, None, None, None, None, None, None
+        return (window.to(grad.dtype).mul_(grad).mul_(ctx.slope), None, None,
+                None, None, None)
+
+
+class _LearnedSpike(torch.autograd.Function):
+    r"""a * round(clamp(u, 0, D)), u = H / theta, with gradients of all three.
+
+    .. math::
+
+        \partial S / \partial H &= a / \theta \cdot [0 < u < D] \\
+        \partial S / \partial \theta &= -a u / \theta \cdot [0 < u < D] \\
+        \partial S / \partial a &= C
+
+    For the backward pass u is kept in bins, one byte an element: bin 0 is
+    below the window, the last one above it, and ``bins`` bins a level lie
+    between, so that the window is exact and u is known to half a bin. S is
+    the tensor that the next layer keeps as well.
+    """
+
+    @staticmethod
+    def forward(ctx, potential: Tensor, threshold: Tensor, amplitude: Tensor,
+                levels: int, half_up: bool) -> Tensor:
+        u = potential / threshold
+        bins = 252 // levels
+        ctx.last_bin = levels * bins + 1
+        if any(ctx.needs_input_grad):
+            binned = (u * bins).floor_().add_(1).clamp_(0, ctx.last_bin)
+            # To int8, not to uint8, which takes a CPU six times as long.
+            binned = binned.sub_(128).to(torch.int8)
+        spikes = round_to_count(u, levels, half_up).mul_(amplitude)
+        if any(ctx.needs_input_grad):
+            ctx.bins = bins
+            ctx.save_for_backward(binned, spikes, threshold, amplitude)
+        return spikes
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        binned, spikes, threshold, amplitude = ctx.saved_tensors
+        binned = binned.to(grad.dtype).add_(128)
+        # grad where 0 < bin < last, that is inside the window, and 0 elsewhere
+        inside = torch.ops.aten.hardtanh_backward(grad, binned, 0.,
+                                                  float(ctx.last_bin))
+        u = binned.sub_(0.5).div_(ctx.bins)
+        slope = amplitude / threshold
+        grad_threshold = -_dot(inside, u) * slope
+        grad_amplitude = _dot(grad, spikes) / amplitude
+        return inside.mul_(slope), grad_threshold, grad_amplitude, None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products, (1, ), in float32 at least."""
+    if a.dtype in (torch.float16, torch.bfloat16):
+        a, b = a.float(), b.float()
+    return (a * b).sum().view(1)
 
 
 class SpikingNeuron(nn.Module):
@@ -120,14 +144,26 @@ class IELIF(SpikingNeuron):
     gradient of C is :math:`1 / \theta` where :math:`0 < H / \theta < D`
     and 0 elsewhere.
 
+    The published threshold of 0.25 fits published weights. Networks that are
+    trained anew learn better with ``threshold='learned'``: one scalar a
+    neuron, trained as :math:`\log \theta`, which keeps it positive and lets
+    an optimizer change it in proportion. It starts at
+    :math:`\theta = 2 mean|H| / \sqrt{D}` of the first batch that is trained
+    on (of all processes together), LSQ's start for activations; until then
+    it has the value of this formula for H from N(0, 1). Its gradient is
+    scaled by :math:`1 / \sqrt{n D}` for n elements a sample, as LSQ does.
+
     Shape: ``(T*B, ...)`` in, the same out, each value one of 0, a, .., D a.
 
     Args:
         levels (int): D, the largest spike count. Defaults to 4.
-        threshold (float): :math:`\theta`, potential a spike costs.
-            Defaults to 0.25.
-        amplitude (float): a, what the next layer reads for one spike.
-            Defaults to 0.25.
+        threshold (float | str): :math:`\theta`, the potential that a spike
+            costs, or 'learned'. Defaults to 0.25, as published.
+        amplitude (float, optional): a, what the next layer reads for one
+            spike. None is 0.25 for a fixed threshold, and the threshold
+            itself for a learned one: S then approximates
+            :math:`clamp(H, 0, D \theta)`, and no norm is needed behind the
+            next layer to keep the scale. Defaults to None.
         leak (float): :math:`\beta`, share of the potential kept from one
             time step to the next. Defaults to 0.25.
         time_steps (int): T. Defaults to 1.
@@ -135,30 +171,23 @@ class IELIF(SpikingNeuron):
             (exact ties occur behind attention), or 'half_even' (torch.round,
             ONNX QuantizeLinear). Defaults to 'half_up'.
         closed_window (bool): Whether the gradient also passes at both ends
-            of the window, :math:`0 \le H / \theta \le D`.
-            Defaults to False.
+            of the window, :math:`0 \le H / \theta \le D`. For fixed
+            thresholds. Defaults to False.
         inplace (bool): Accepted, because mm modules pass it to activations;
             the input is never overwritten. Defaults to False.
 
     Raises:
         ValueError: For arguments out of range.
 
-    Attributes:
-        storage (str): How spikes are kept where gradients are recorded, at
-            T = 1: as 'floats', as 'bytes', or as bytes that convolutions
-            may read with a 'kernel' for integers. Same values; see
-            :class:`IntegerTensor`.
-
     Source: QSD-Transformer (arXiv 2501.13492), with the recurrence of I-LIF
-    (arXiv 2407.20708).
+    (arXiv 2407.20708); start and gradient scale of the learned threshold
+    from LSQ (arXiv 1902.08153), section 2.
     """
-
-    storage = 'floats'
 
     def __init__(self,
                  levels: int = 4,
-                 threshold: float = 0.25,
-                 amplitude: float = 0.25,
+                 threshold: float | str = 0.25,
+                 amplitude: float | None = None,
                  leak: float = 0.25,
                  time_steps: int = 1,
                  rounding: str = 'half_up',
@@ -167,50 +196,143 @@ class IELIF(SpikingNeuron):
         super().__init__(time_steps)
         if levels < 1 or int(levels) != levels:
             raise ValueError(f'levels must be an integer >= 1, got {levels}')
-        if threshold <= 0 or amplitude <= 0:
-            raise ValueError('threshold and amplitude must be positive, got '
-                             f'{threshold} and {amplitude}')
+        learned = threshold == 'learned'
+        if not learned and (isinstance(threshold, str) or threshold <= 0):
+            raise ValueError("threshold must be positive or 'learned', got "
+                             f'{threshold!r}')
+        if amplitude is not None and amplitude <= 0:
+            raise ValueError(f'amplitude must be positive, got {amplitude}')
         if not 0 <= leak <= 1:
             raise ValueError(f'leak must be in [0, 1], got {leak}')
         if rounding not in ('half_up', 'half_even'):
             raise ValueError("rounding must be 'half_up' or 'half_even', got "
                              f'{rounding!r}')
+        if learned and closed_window:
+            raise ValueError('closed_window is for fixed thresholds')
+        if learned and levels > MAX_BYTE_LEVELS:
+            raise ValueError('a learned threshold takes at most '
+                             f'{MAX_BYTE_LEVELS} levels, got {levels}')
         self.levels = int(levels)
-        self.threshold = threshold
-        self.amplitude = amplitude
         self.leak = leak
         self.rounding = rounding
         self.closed_window = closed_window
+        self.learned = learned
+        self._amplitude = 0.25 if amplitude is None and not learned \
+            else amplitude
+        if learned:
+            self.log_threshold = nn.Parameter(torch.empty(1))
+            self.reset_threshold()
+        else:
+            self._threshold = threshold
+            self.register_parameter('log_threshold', None)
 
-    def _fire(self, potential: Tensor, amplitude: float,
-              storage: str = 'floats') -> Tensor:
-        return _Spike.apply(potential, self.levels, self.threshold, amplitude,
-                            self.rounding == 'half_up', self.closed_window,
-                            storage)
+    @torch.no_grad()
+    def reset_threshold(self) -> None:
+        """Have a learned threshold start anew from the next batch."""
+        self._started = False
+        mean = (2 / math.pi)**0.5  # of |H| for H from N(0, 1)
+        self.log_threshold.fill_(math.log(2 * mean / self.levels**0.5))
+
+    @property
+    def threshold(self) -> float:
+        """The potential that a spike costs."""
+        if not self.learned:
+            return self._threshold
+        return float(self.log_threshold.detach().exp())
+
+    @property
+    def amplitude(self) -> float:
+        """What the next layer reads for one spike."""
+        return self.threshold if self._amplitude is None else self._amplitude
+
+    @amplitude.setter
+    def amplitude(self, value: float) -> None:
+        self._amplitude = value
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def start_threshold(self, potential: Tensor) -> None:
+        """Set a learned threshold to 2 mean|H| / sqrt(D).
+
+        Args:
+            potential (Tensor): H, of any shape. Nothing happens if it, with
+                those of all other processes, is empty or all zero.
+        """
+        total = potential.new_tensor(
+            [potential.abs().sum(dtype=torch.float32), potential.numel()],
+            dtype=torch.float32)
+        all_reduce(total)
+        mean = float(total[0] / total[1].clamp(min=1))
+        if 0 < mean < math.inf:
+            self.log_threshold.fill_(math.log(2 * mean / self.levels**0.5))
+            self._started = True
+
+    def _scaled_threshold(self, potential: Tensor) -> Tensor:
+        """theta, (1, ), whose gradient is scaled by 1 / sqrt(n D)."""
+        n = max(potential.numel() // max(len(potential), 1), 1)
+        scale = (n * self.levels)**-0.5
+        log = self.log_threshold
+        return (log * scale + (log - log * scale).detach()).exp()
+
+    def _fire(self, potential: Tensor, amplitude: float | Tensor) -> Tensor:
+        half_up = self.rounding == 'half_up'
+        if not self.learned:
+            return _Spike.apply(potential, self.levels, self._threshold,
+                                amplitude, half_up, self.closed_window)
+        threshold = self._scaled_threshold(potential).to(potential.dtype)
+        if amplitude is None:
+            amplitude = threshold
+        elif not isinstance(amplitude, Tensor):
+            amplitude = threshold.new_full((1, ), amplitude)
+        return _LearnedSpike.apply(potential, threshold, amplitude,
+                                   self.levels, half_up)
 
     def count(self, potential: Tensor) -> Tensor:
-        """Integer spike counts of one time step, C = round(clamp(H/theta))."""
+        """Return the spike counts of one time step, round(clamp(H/theta))."""
         return self._fire(potential, 1.)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.learned and self.training and not self._started:
+            self.start_threshold(x)
         if self.time_steps == 1:
-            # A compiler decides by itself what is kept, and in which form.
-            plain = self.levels > MAX_BYTE_LEVELS or torch.compiler.\
-                is_compiling() or not torch.is_grad_enabled()
-            return self._fire(x, self.amplitude,
-                              'floats' if plain else self.storage)
+            return self._fire(x, self._amplitude)
+        threshold = self._scaled_threshold(x) if self.learned \
+            else self._threshold
+        amplitude = threshold if self._amplitude is None else self._amplitude
         counts = []
         membrane = 0.
         for x_t in self.split_time(x):
             potential = self.leak * membrane + x_t
             counts.append(self.count(potential))
-            membrane = potential - self.threshold * counts[-1]
-        return torch.cat(counts) * self.amplitude  # (T*B, ...)
+            membrane = potential - threshold * counts[-1]
+        return torch.cat(counts) * amplitude  # (T*B, ...)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata,
+                              strict, missing_keys, unexpected_keys,
+                              error_msgs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata,
+                                      strict, missing_keys, unexpected_keys,
+                                      error_msgs)
+        key = f'{prefix}log_threshold'
+        value = state_dict.get(key)
+        if value is None:
+            return
+        if not self.learned:
+            error_msgs.append(
+                f'{key} is a learned threshold, but this neuron has a fixed '
+                f"one, {self._threshold}; set threshold='learned' in the "
+                'config of the neuron')
+        elif not torch.isfinite(value).all():
+            error_msgs.append(f'{key} must be finite; the checkpoint is '
+                              'damaged or its training had diverged')
+        else:
+            self._started = True
 
     def extra_repr(self) -> str:
-        return (f'levels={self.levels}, threshold={self.threshold}, '
-                f'amplitude={self.amplitude}, time_steps={self.time_steps}, '
-                f'rounding={self.rounding}')
+        learned = ' (learned)' if self.learned else ''
+        return (f'levels={self.levels}, threshold={self.threshold:.6g}'
+                f'{learned}, amplitude={self.amplitude:.6g}, '
+                f'time_steps={self.time_steps}, rounding={self.rounding}')
 
 
 @MODELS.register_module()

@@ -1,13 +1,10 @@
-"""Layers with learned-step-size quantised weights (LSQ)."""
+"""Layers with learned-step-size quantized weights (LSQ)."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..registry import MODELS
-from .integer_tensor import IntegerTensor
-from .pointwise import PointwiseConv, wants_matrix_product
 
 # A learned step never falls below this share of what it started from. There,
 # nearly all weights would be clipped to the ends of the range.
@@ -15,50 +12,28 @@ MIN_STEP_SHARE = 0.05
 
 
 class _QuantizeWeight(torch.autograd.Function):
-    """LSQ's fake quantisation; recomputes instead of saving intermediates.
-
-    ``value`` is what came out for the same weight and step before, if that
-    is known.
-    """
+    """LSQ's fake quantization; recomputes instead of saving intermediates."""
 
     @staticmethod
     def forward(ctx, weight: Tensor, step_size: Tensor, min_step: Tensor,
-                qmin: int, qmax: int, as_codes: bool,
-                value: Tensor | None) -> Tensor:
+                qmin: int, qmax: int) -> Tensor:
         # The gradient passes this bound, so that a channel recovers.
         step = torch.maximum(step_size, min_step)
         step = step.view(-1, *[1] * (weight.dim() - 1))
         ctx.save_for_backward(weight, step)
         ctx.qmin, ctx.qmax = qmin, qmax
-        if value is not None:
-            return value.detach()
-        code = round_to_codes(weight, step, qmin, qmax)
-        if as_codes:
-            return IntegerTensor(code.to(torch.int8), step, weight.dtype)
-        return code.mul_(step)
+        return round_to_codes(weight, step, qmin, qmax).mul_(step)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         weight, step = ctx.saved_tensors
         ratio = weight / step
-        # Passed on where qmin <= w / s <= qmax. In one pass, whose bounds
-        # are open: bool masks are slow on CPU, see docs/performance.md.
-        bounds = [next_beyond(q, ratio.dtype) for q in (ctx.qmin, ctx.qmax)]
-        pass_inside = torch.ops.aten.hardtanh_backward
-        grad_weight = pass_inside(grad, ratio, *bounds)
+        inside = (ratio >= ctx.qmin) & (ratio <= ctx.qmax)
         # d(w_q)/d(step): code - w / s inside the range, the bound outside.
-        # The codes once more: those of the forward pass lie further away.
-        slope = ratio.clamp(ctx.qmin, ctx.qmax).round_()
-        slope.sub_(pass_inside(ratio, ratio, *bounds)).mul_(grad)
-        grad_step = slope.sum(dim=tuple(range(1, grad.dim())))
+        slope = ratio.clamp(ctx.qmin, ctx.qmax).round_() - ratio * inside
+        grad_step = (grad * slope).sum(dim=tuple(range(1, grad.dim())))
         grad_step.mul_((weight.numel() * ctx.qmax)**-0.5)
-        return grad_weight, grad_step, None, None, None, None, None
-
-
-def next_beyond(bound: int, dtype: torch.dtype) -> float:
-    """The number next to an integer bound, on the side away from zero."""
-    ulp = torch.finfo(dtype).eps * 2**(abs(bound).bit_length() - 1)
-    return bound + ulp if bound > 0 else bound - ulp
+        return grad * inside, grad_step, None, None, None
 
 
 def round_to_codes(weight: Tensor, step: Tensor, qmin: int,
@@ -68,23 +43,8 @@ def round_to_codes(weight: Tensor, step: Tensor, qmin: int,
     return (weight / step).clamp_(qmin, qmax).round_()
 
 
-class _OptimizerSteps:
-    """How many steps all optimizers of this process made so far.
-
-    Weights that an optimizer writes through ``.data`` do not tell.
-    """
-    count = 0
-
-    @classmethod
-    def add(cls, *args) -> None:
-        cls.count += 1
-
-
-register_optimizer_step_post_hook(_OptimizerSteps.add)
-
-
 class LSQWeight:
-    r"""Mixin that quantises ``self.weight`` of a conv or linear layer.
+    r"""Mixin that quantizes ``self.weight`` of a conv or linear layer.
 
     .. math::
 
@@ -103,29 +63,16 @@ class LSQWeight:
     started, and above 0 in every checkpoint: an optimizer such as Adam moves
     it by its learning rate, whatever its size.
 
-    What was computed from a weight and a step size is kept and used again
-    until one of them changes: during evaluation, and from one step of a
-    gradient accumulation to the next. Loading, moving and copying a layer,
-    a step of any optimizer and :meth:`train` and ``eval`` begin anew. Only
-    who writes to ``weight.data`` between two passes in the same mode has to
-    call :meth:`forget_quantized`.
-
-    A layer that reads spikes stored as integers keeps its quantised weight
-    as int8 codes for the backward pass. Same values; see
-    :class:`IntegerTensor`.
-
     Source: LSQ (arXiv 1902.08153), eq. 1-3 and section 2.1; the scale over
     the whole tensor as in QSD-Transformer (arXiv 2501.13492).
     """
-
-    _quantized: tuple[tuple, Tensor] | None = None
 
     def _init_quantizer(self, bits: int | None) -> None:
         if bits not in (2, 3, 4, 8, None) or isinstance(bits, float):
             raise ValueError('bits must be 2, 3, 4, 8, or None for float '
                              f'weights, got {bits!r}')
         self.bits = bits
-        self._untouched = bits is not None
+        self._step_is_default = bits is not None
         if bits is None:
             self.register_parameter('step_size', None)
             return
@@ -151,8 +98,8 @@ class LSQWeight:
     @torch.compiler.disable
     def settle_step_size(self) -> None:
         """First use: follow weights that were re-initialised meanwhile."""
-        if self._untouched and not self.weight.is_meta:
-            self._untouched = False
+        if self._step_is_default and not self.weight.is_meta:
+            self._step_is_default = False
             if torch.equal(self.step_size.detach(),
                            self.initial_step.expand_as(self.step_size)):
                 self.reset_step_size()
@@ -173,72 +120,16 @@ class LSQWeight:
                 self.step_size.is_leaf:
             self.step_size.clamp_(min=self.min_step)
 
-    def quantized_weight(self, as_codes: bool = False) -> Tensor:
-        """w_q = s * code, of the weight's shape; w itself without bits.
-
-        Args:
-            as_codes (bool): Whether to give an :class:`IntegerTensor`, where
-                gradients are recorded. Same values. Defaults to False.
-        """
+    def quantized_weight(self) -> Tensor:
+        """Return w_q = s * code, of the weight's shape; w without bits."""
         if self.bits is None:
             return self.weight
-        if self._untouched:
+        if self._step_is_default:
             self.settle_step_size()
-        as_codes = as_codes and torch.is_grad_enabled() and \
-            not torch.compiler.is_compiling()
-        value = self._known_value(as_codes)
-        if value is not None and not torch.is_grad_enabled():
-            return value
-        if self.training and value is None:
+        if self.training:
             self.bound_step_size()
-        out = _QuantizeWeight.apply(self.weight, self.step_size, self.min_step,
-                                    self.qmin, self.qmax, as_codes, value)
-        if value is None and self._can_be_known():
-            self._quantized = self._origin(as_codes), out.detach()
-        return out
-
-    def _can_be_known(self) -> bool:
-        """Whether tensors tell when they are written to.
-
-        What stands in for a parameter, as under FSDP, is another each time.
-        """
-        return not torch.compiler.is_compiling() and all(
-            isinstance(x, nn.Parameter) and not x.is_meta
-            and not x.is_inference() for x in (self.weight, self.step_size))
-
-    def _origin(self, as_codes: bool) -> tuple:
-        """What the quantised weight was computed from."""
-        tensors = self.weight, self.step_size
-        return (_OptimizerSteps.count, as_codes, *tensors,
-                *((x._version, x.data_ptr()) for x in tensors))
-
-    def _known_value(self, as_codes: bool) -> Tensor | None:
-        """The quantised weight if it is known and nothing has changed."""
-        if self._quantized is None:
-            return None
-        origin, value = self._quantized
-        # While it is trained, this alone tells.
-        if origin[0] != _OptimizerSteps.count or not self._can_be_known():
-            return None
-        same = all(old is new if isinstance(old, Tensor) else old == new
-                   for old, new in zip(origin, self._origin(as_codes)))
-        return value if same else None
-
-    def forget_quantized(self) -> None:
-        """Have the next pass quantise the weight again."""
-        self._quantized = None
-
-    def train(self, mode: bool = True) -> 'LSQWeight':
-        # An EMA hook swaps weights through .data, then changes the mode.
-        self.forget_quantized()
-        return super().train(mode)
-
-    def _apply(self, *args, **kwargs) -> 'LSQWeight':
-        self.forget_quantized()
-        return super()._apply(*args, **kwargs)
-
-    def __getstate__(self) -> dict:
-        return dict(self.__dict__, _quantized=None)
+        return _QuantizeWeight.apply(self.weight, self.step_size,
+                                     self.min_step, self.qmin, self.qmax)
 
     @torch.no_grad()
     def integer_weight(self) -> Tensor:
@@ -268,14 +159,13 @@ class LSQWeight:
                               strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
         key = f'{prefix}step_size'
-        self.forget_quantized()
         super()._load_from_state_dict(state_dict, prefix, local_metadata,
                                       strict, missing_keys, unexpected_keys,
                                       error_msgs)
         if self.bits is None or f'{prefix}weight' not in state_dict:
             return
         if key in state_dict:
-            self._untouched = False
+            self._step_is_default = False
             step = state_dict[key]
             if not (torch.isfinite(step).all() and (step > 0).all()):
                 error_msgs.append(f'{key} must be finite and positive; the '
@@ -294,7 +184,7 @@ class LSQWeight:
         else:  # float weights
             if key in missing_keys:
                 missing_keys.remove(key)
-            self._untouched = True
+            self._step_is_default = True
             self.reset_step_size()
 
     def extra_repr(self) -> str:
@@ -303,7 +193,7 @@ class LSQWeight:
 
 @MODELS.register_module()
 class LSQConv2d(LSQWeight, nn.Conv2d):
-    """``nn.Conv2d`` with LSQ-quantised weights; see :class:`LSQWeight`.
+    """``nn.Conv2d`` with LSQ-quantized weights; see :class:`LSQWeight`.
 
     A ``conv_cfg`` for any mm module:
     ``dict(type='mmqsdt.LSQConv2d', bits=4)``.
@@ -324,15 +214,12 @@ class LSQConv2d(LSQWeight, nn.Conv2d):
         self._init_quantizer(bits)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.quantized_weight(isinstance(x, IntegerTensor))
-        if self.bits is not None and wants_matrix_product(self, x):
-            return PointwiseConv.apply(x, weight)
-        return self._conv_forward(x, weight, self.bias)
+        return self._conv_forward(x, self.quantized_weight(), self.bias)
 
 
 @MODELS.register_module()
 class LSQLinear(LSQWeight, nn.Linear):
-    """``nn.Linear`` with LSQ-quantised weights; see :class:`LSQWeight`.
+    """``nn.Linear`` with LSQ-quantized weights; see :class:`LSQWeight`.
 
     Args:
         bits (int, optional): 2, 3, 4 or 8; None keeps float weights.
@@ -350,8 +237,7 @@ class LSQLinear(LSQWeight, nn.Linear):
         self._init_quantizer(bits)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.quantized_weight(isinstance(x, IntegerTensor))
-        return F.linear(x, weight, self.bias)
+        return F.linear(x, self.quantized_weight(), self.bias)
 
 
 def settle_step_sizes(module: nn.Module) -> None:

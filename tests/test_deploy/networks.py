@@ -18,7 +18,7 @@ NORM = dict(type='BN')
 
 
 def as_if_trained(model: nn.Module) -> nn.Module:
-    """Give norms, step sizes and layer scales values of their own."""
+    """Give norms, steps, thresholds and layer scales values of their own."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             nn.init.normal_(module.running_mean, std=.1)
@@ -30,6 +30,8 @@ def as_if_trained(model: nn.Module) -> nn.Module:
             with torch.no_grad():
                 module.step_size *= torch.empty_like(
                     module.step_size).uniform_(.7, 1.4)
+        elif isinstance(module, IELIF) and module.learned:
+            nn.init.uniform_(module.log_threshold, -1.2, .5)
     for name, parameter in model.named_parameters():
         if 'layer_scale' in name:
             nn.init.uniform_(parameter, .1, 1.)

@@ -40,6 +40,10 @@ NEURONS = dict(
     binary=dict(type='mmqsdt.IELIF', levels=1),
     three=dict(type='mmqsdt.IELIF', levels=3, rounding='half_even'),
     eight=dict(type='mmqsdt.IELIF', levels=8),
+    learned=dict(type='mmqsdt.IELIF', threshold='learned'),
+    learned_even=dict(
+        type='mmqsdt.IELIF', levels=15, threshold='learned', amplitude=.5,
+        rounding='half_even'),
     uneven=dict(type='mmqsdt.IELIF', threshold=.35, amplitude=.3, leak=.5))
 
 

@@ -22,7 +22,6 @@ from mmqsdt import FGDistillHook, QSDTransformer
 from mmqsdt.checkpoint import load_state_dict
 from mmqsdt.deploy.packing import pack
 from mmqsdt.distill.hook import _is_channels_last
-from mmqsdt.integer_training import store_integers
 
 ROOT = Path(mmqsdt.get_config_path())
 ARCH = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1), num_heads=2)
@@ -399,24 +398,6 @@ def test_recomputed_blocks_give_the_same_gradients(checkpoint):
         assert (found is None) == (expected is None)
         if expected is not None:
             assert torch.equal(found, expected), name
-
-
-@pytest.mark.parametrize('kernels', [False, True])
-def test_stored_integers_give_the_same_loss(kernels, checkpoint):
-    found = []
-    for integers in (False, True):
-        torch.manual_seed(0)
-        model = MODELS.build(STUDENT).train()
-        if integers:
-            store_integers(model, kernels)
-        attached(model, hook_cfg(checkpoint))
-        loss = model(**batch())['loss_fgd']
-        loss.backward()
-        found.append((loss, *(p.grad for p in model.parameters()
-                              if p.grad is not None)))
-    assert len(found[0]) == len(found[1]) > 20
-    # Kernels run in channels_last only, which this model is not in.
-    assert all(map(torch.equal, *found))
 
 
 def test_the_teacher_runs_in_the_format_of_the_student(checkpoint):

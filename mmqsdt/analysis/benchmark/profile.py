@@ -12,7 +12,7 @@ from .training import TrainingStep
 
 # Predictions and training steps that are profiled.
 PROFILED = ('float', 'fast', 'ann', 'ann_folded')
-PROFILED_STEPS = ('model', 'integers', 'ann')
+PROFILED_STEPS = ('model', 'ann')
 
 
 def time_by_operation(run: Callable[[], object],

@@ -12,14 +12,12 @@ import torch
 from mmengine.config import Config
 
 from ...deploy import build_model
-from ...integer_training import store_integers
 from .report import Benchmark
 from .runners import alternate, counterpart_config
 
 # What each step is, as tables say it.
 TRAINING_TITLES = dict(
     model='float form (fake quantisation)',
-    integers='the same, integers stored, integer kernels',
     bfloat16='float form, bfloat16 autocast',
     ann='ANN counterpart',
     ann_bfloat16='ANN counterpart, bfloat16 autocast')
@@ -38,8 +36,6 @@ class TrainingStep:
     def __init__(self, name: str, cfg: Config, batch: int, size: int) -> None:
         model = build_model(
             counterpart_config(cfg) if name.startswith('ann') else cfg)
-        if name == 'integers':
-            store_integers(model)
         self.autocast = name.endswith('bfloat16')
         self.model = model.train().to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(model.parameters(), fused=True)

@@ -65,8 +65,8 @@ def test_goals_of_training_and_scale(has_amx):
     r = report()
     r.machine = 'a processor (amx_bf16)' if has_amx else 'another (avx2)'
     r.training = dict(
-        median_ms=dict(model=110., integers=90., bfloat16=55., ann=100.),
-        peak_mib=dict(model=101., integers=75., bfloat16=1., ann=100.))
+        median_ms=dict(model=110., bfloat16=55., ann=100.),
+        peak_mib=dict(model=101., bfloat16=1., ann=100.))
     r.exponents = dict(float=1., fast=1.2, ann=3.)
     r.attention_exponents = dict(fast=1.05)
     found = {g.what: (round(g.figure, 6), g.met) for g in goals(r)}
@@ -75,8 +75,6 @@ def test_goals_of_training_and_scale(has_amx):
         **(bfloat16 if has_amx else {}),
         'training step, time over ANN': (1.1, True),
         'training step, peak memory over ANN': (1.01, False),
-        'on integers, time over ANN': (0.9, True),
-        'on integers, peak memory over ANN': (0.75, True),
         'exponent of time against pixels, float': (1., True),
         'exponent of time against pixels, fast': (1.2, False),
         'exponent of time against tokens, attention, fast': (1.05, True),

@@ -24,7 +24,7 @@ def test_a_step_changes_every_weight(name, small):
 
 def test_memory_is_that_of_a_fresh_process(small):
     ballast = torch.ones(2**28)  # 1 GiB that no child has
-    peak = in_fresh_process(peak_memory, 'integers', small, 1, 32)
+    peak = in_fresh_process(peak_memory, 'model', small, 1, 32)
     assert peak < 1024 and len(ballast)
 
 

@@ -6,6 +6,7 @@ Every other operation puts out real values. A new operation becomes known
 with one more entry there.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -296,13 +297,6 @@ class Frame:
     products: list[Product] = field(default_factory=list)
 
 
-def is_leaf(module: nn.Module) -> bool:
-    """Whether a module is one step, whatever its forward does inside."""
-    return isinstance(module, (SpikingNeuron, BatchNormPad, _BatchNorm,
-                               _ConvNd, nn.Linear)) or \
-        type(module).__name__ in OPERATIONS
-
-
 class Tracer(TorchFunctionMode):
     """Follows the values of a model while it runs.
 
@@ -317,13 +311,20 @@ class Tracer(TorchFunctionMode):
             neuron put out at each of its calls, in order of the first.
         products (list[Product]): Products of spikes, in order.
         order (list[nn.Module | Product]): Layers and products as they ran.
+        lenders (set[nn.Module]): Modules whose parameters something but
+            their own layer or norm has read.
 
     Example::
 
-        >>> with torch.no_grad(), Tracer(model) as tracer:
-        ...     tracer.note(images, Value('input'))
-        ...     tracer.finish(model(images))
+        >>> tracer = Tracer(model)
+        >>> with torch.no_grad():
+        ...     tracer.call(model, images)
     """
+
+    # Modules that are one step, whatever their forward does inside; beside
+    # those that OPERATIONS names.
+    leaves: tuple[type, ...] = (SpikingNeuron, BatchNormPad, _BatchNorm,
+                                _ConvNd, nn.Linear)
 
     def __init__(self, model: nn.Module,
                  originals: dict[nn.Module, nn.Module] | None = None) -> None:
@@ -333,6 +334,7 @@ class Tracer(TorchFunctionMode):
         self.calls: dict[nn.Module, list[Value]] = {}
         self.products: list[Product] = []
         self.order: list[nn.Module | Product] = []
+        self.lenders: set[nn.Module] = set()
         self.values = WeakTensorKeyDictionary()
         self.frames = [Frame()]
         self.inside = 0  # a leaf, or of this class itself: not followed
@@ -352,19 +354,39 @@ class Tracer(TorchFunctionMode):
 
     def __exit__(self, *error) -> None:
         for module, forward in self._own:
+            if any(self.values[x][0].readers
+                   for x in module.parameters(recurse=False)):
+                self.lenders.add(self.originals.get(module, module))
             vars(module).pop('forward', None)
             if forward is not None:
                 module.__dict__['forward'] = forward
         self._own.clear()
         super().__exit__(*error)
 
-    def finish(self, outputs) -> None:
-        """What the run puts out is read by whoever reads it."""
-        self.inside += 1
-        for x in tensors(outputs):
-            if x in self.values:
-                self.value(x).hidden = True
-        self.inside -= 1
+    def call(self, function: Callable, *args, **kwargs):
+        """Follow the values while a function of the model runs."""
+        with self:
+            for x in tensors([args, kwargs]):
+                self.note(x, Value('input'))
+            outputs = function(*args, **kwargs)
+            self.inside += 1
+            for x in tensors(outputs):  # whoever gets them reads them
+                if x in self.values:
+                    self.value(x).hidden = True
+            self.inside -= 1
+        return outputs
+
+    def named_products(self) -> dict[str, Product]:
+        """The products by names: of their module and of what they are."""
+        found: dict[str, Product] = {}
+        seen: Counter[str] = Counter()
+        for product in self.products:
+            kind = 'product' if product.trilinear else product.operations[0]
+            name = f'{product.scope}.{kind}'.removeprefix('.')
+            seen[name] += 1
+            found[name if seen[name] == 1 else f'{name}_{seen[name]}'] = \
+                product
+        return found
 
     # Tensors and values.
 
@@ -407,39 +429,43 @@ class Tracer(TorchFunctionMode):
                 self.value(read[0]).sized = True
             return function(*args, **kwargs)
         if name == 'setitem':
-            sources = tuple(map(self.value, [args[0], *tensors(args[2])]))
+            sources = tuple(map(self.value, read))
             function(*args, **kwargs)
             self.note(args[0], Value(name, self.frames[-1].scope, sources))
             return None
         sources = tuple(self.value(x) for x in read)
         tags = [source.spikes for source in sources]
-        out = self.apply(function, name, args, kwargs, tags)
-        spikes = None
-        if any(tags):
-            spikes = self.tag(name, args, kwargs, tags)
+        if any(tags) and OPERATIONS.get(name) in PRODUCTS:
+            out, spikes = self.multiply(function, name, args, kwargs, tags)
+        else:
+            out = function(*args, **kwargs)
+            rule = OPERATIONS.get(name, end)
+            spikes = rule(tags, args, kwargs) \
+                if any(tags) and (rule is not keep or tags[0]) else None
         self.put_out(out, name, sources, spikes)
         return out
 
-    def apply(self, function: Callable, name: str, args: tuple, kwargs: dict,
-              tags: list[Spikes | None]):
-        """Run an operation."""
-        return function(*args, **kwargs)
-
-    def tag(self, name: str, args: tuple, kwargs: dict,
-            tags: list[Spikes | None]) -> Spikes | None:
-        """The tag of what an operation on spikes puts out."""
-        rule = OPERATIONS.get(name, end)
-        if rule is keep and tags[0] is None:
-            return None
+    def multiply(self, function: Callable, name: str, args: tuple,
+                 kwargs: dict, tags: list[Spikes | None]
+                 ) -> tuple[object, Spikes | None]:
+        """Run an operation that may multiply spikes with another tensor."""
+        rule = OPERATIONS[name]
         spikes = rule(tags, args, kwargs)
-        is_product = rule is product and any(
-            tag is not None and tag.bounded for tag in tags) or (
-                rule is elementwise and len(tags) > 1 and None not in tags)
-        if is_product:
-            found = self.found_product(name, tags, rule is elementwise)
-            if spikes is not None:
-                spikes = replace(spikes, product=found)
-        return spikes
+        if len(tags) == 1 or rule is elementwise and None in tags or not any(
+                tag is not None and tag.bounded for tag in tags):
+            return function(*args, **kwargs), spikes
+        found = self.found_product(name, tags, rule is elementwise)
+        if spikes is not None:
+            spikes = replace(spikes, product=found)
+        self.inside += 1
+        out = self.product(found, function, args, kwargs, tags)
+        self.inside -= 1
+        return out, spikes
+
+    def product(self, product: Product, function: Callable, args: tuple,
+                kwargs: dict, tags: list[Spikes | None]):
+        """Run a product."""
+        return function(*args, **kwargs)
 
     def found_product(self, name: str, tags: list[Spikes | None],
                       elementwise: bool) -> Product:
@@ -482,7 +508,8 @@ class Tracer(TorchFunctionMode):
         """A module's forward."""
         if self.inside:
             return forward(*args, **kwargs)
-        if is_leaf(module):
+        if isinstance(module, self.leaves) or \
+                type(module).__name__ in OPERATIONS:
             return self.run_leaf(path, module, forward, *args, **kwargs)
         self.inside += 1
         read = tuple(self.values[x][0] for x in tensors([args, kwargs])

@@ -10,7 +10,9 @@ from torch import nn
 
 from ..layers import IELIF, SpikingNeuron
 from .describe import Description, describe_program
+from .flow import Tracer
 from .fold import FoldedLayer, fold
+from .products import ProductHook
 from .program import Program, WeightLayer, follow
 from .spikes import ENCODINGS, SlotAttention, SlotNeuron
 
@@ -129,7 +131,7 @@ def convert(
     # What stands for a module of the program in the copy.
     copies = dict(zip(model.modules(), copied.modules()))
     if program is None:
-        program = Program(copied, follow(copied, inputs))
+        program = Program(copied, follow(Tracer(copied), inputs))
         copies = {module: module for module in copied.modules()}
     entries = [e for e in program.layers.values() if e.convertible]
     if not any(e.spikes for e in program.layers.values()):
@@ -156,6 +158,10 @@ def convert(
     copied = replace_modules(
         copied, {copies[old]: new for old, new in replaced.items()})
     keep_description(copied, describe_program(program))
+    if encoding != 'count' and any(
+            product.scope not in program.attentions
+            for product in program.products.values()):
+        ProductHook(encoding).attach(copied)
     return copied.eval().requires_grad_(False)
 
 
@@ -201,12 +207,12 @@ def watch_the_rest(program: Program,
         if not entry.inputs:
             copies[entry.layer].register_forward_pre_hook(
                 Unforeseen(entry.name))
-        elif entry.spikes is not None and not entry.convertible:
-            left.append(entry.name)
+        elif entry.stays:
+            left.append(f'{entry.name} ({entry.obstacle})')
     if left:
         print_log(
-            'read spikes, but stay as they are, as they have a forward of '
-            f'their own: {", ".join(left)}', 'current', logging.WARNING)
+            f'read spikes, but stay as they are: {", ".join(left)}',
+            'current', logging.WARNING)
 
 
 def check_convertible(model: nn.Module) -> None:

@@ -6,8 +6,7 @@ end (integer and spike form, integer kernels), the description and the energy
 report start from this.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
@@ -19,13 +18,11 @@ from torch.nn.modules.conv import _ConvNd
 from ..layers import BatchNormPad, LSQWeight, SpikeAttention, SpikingNeuron
 from .flow import (
     OPERATIONS,
-    Product,
     Spikes,
     Tracer,
     Value,
     joined,
     keep,
-    tensors,
 )
 from .inputs import run_example
 
@@ -50,6 +47,7 @@ class WeightLayer:
         encoded (bool): Whether that tensor comes in slots.
         name (str): Path in the model.
         source (str): Paths of the neurons.
+        obstacle (str): Why nothing else can take its place; '' if it can.
         inputs (list[Value]): What it read, at each call; none if it did not
             run.
         follower (SpikingNeuron, optional): The one neuron that reads the
@@ -63,6 +61,7 @@ class WeightLayer:
     encoded: bool = True
     name: str = ''
     source: str = ''
+    obstacle: str = ''
     inputs: list[Value] = field(default_factory=list)
     follower: SpikingNeuron | None = None
 
@@ -78,16 +77,15 @@ class WeightLayer:
         return getattr(self.layer, 'bits', None)
 
     @property
-    def trusted(self) -> bool:
-        """Whether its forward is the one of its kind."""
-        owner = next(c for c in type(self.layer).__mro__
-                     if 'forward' in vars(c))
-        return f'{owner.__module__}.'.startswith(TRUSTED)
+    def stays(self) -> bool:
+        """Whether it reads spikes, and yet stays as it is."""
+        return bool(self.obstacle) and any(
+            value.spikes is not None for value in self.inputs)
 
     @property
     def convertible(self) -> bool:
         """Whether it has codes or reads spikes, and can be rebuilt."""
-        return self.trusted and bool(self.inputs) and (
+        return not self.obstacle and bool(self.inputs) and (
             isinstance(self.layer, LSQWeight) or self.spikes is not None)
 
 
@@ -112,9 +110,9 @@ class Program:
     """
 
     def __init__(self, model: nn.Module, tracer: Tracer) -> None:
-        self.calls = tracer.calls
+        self.calls, self.lenders = tracer.calls, tracer.lenders
         self.paths = {m: path for path, m in model.named_modules()}
-        self.products = dict(_named(tracer.products))
+        self.products = tracer.named_products()
         names = {product: name for name, product in self.products.items()}
         self.order = [names.get(x) or self.paths[x] for x in tracer.order]
         self.layers: dict[str, WeightLayer] = {}
@@ -141,9 +139,14 @@ class Program:
         made = self.calls.get(layer, [])
         entry = WeightLayer(layer, name=path,
                             inputs=[value.sources[0] for value in made])
+        owner = next(c for c in type(layer).__mro__ if 'forward' in vars(c))
+        if not f'{owner.__module__}.'.startswith(TRUSTED):
+            entry.obstacle = 'it has a forward of its own'
+        elif layer in self.lenders:
+            entry.obstacle = 'its weights are read elsewhere too'
         if made:
             spikes = joined([value.spikes for value in entry.inputs])
-            if spikes is not None:
+            if spikes is not None and not entry.obstacle:
                 entry.spikes = replace(spikes, product=None)
                 entry.source = self.source(spikes)
         norms = []
@@ -176,6 +179,8 @@ class Program:
             return 'did not run'
         if entry.spikes is not None:
             return ''
+        if entry.stays:
+            return f'spikes, but {entry.obstacle}'
         values = [value for value in entry.inputs if value.spikes is None]
         if values and len(values) < len(entry.inputs):
             return 'spikes at one call, not at another'
@@ -302,9 +307,7 @@ class Program:
                 self._tell(source, lines, depth + 1)
 
 
-def trace(model: nn.Module,
-          inputs=None,
-          run: Callable | None = None) -> Program:
+def trace(model: nn.Module, inputs=None) -> Program:
     """Run a model once, in evaluation, and see what its layers read.
 
     Args:
@@ -312,57 +315,39 @@ def trace(model: nn.Module,
         inputs (Tensor | tuple | dict, optional): Given to its forward. By
             default an image of noise, or whatever else its first layer
             takes.
-        run (Callable, optional): In place of inputs: ``run(model, call)``
-            with ``call(function, *args)`` for each thing to be followed.
 
     Raises:
         ValueError: If there are no inputs and none could be guessed.
     """
     copied = deepcopy(model).eval()
     originals = dict(zip(copied.modules(), model.modules()))
-    return Program(model, follow(copied, inputs, run, originals))
+    return Program(model, follow(Tracer(copied, originals), inputs))
 
 
-def follow(model: nn.Module, inputs=None, run: Callable | None = None,
-           originals: dict[nn.Module, nn.Module] | None = None) -> Tracer:
-    """Run a model in eval mode; it may settle its step sizes."""
-    tracer = Tracer(model, originals or {})
+def follow(tracer: Tracer, inputs=None) -> Tracer:
+    """Run the model of a tracer, which may settle its step sizes.
 
-    def call(function: Callable, *args, **kwargs):
-        with tracer:
-            for x in tensors([args, kwargs]):
-                tracer.note(x, Value('input'))
-            outputs = function(*args, **kwargs)
-            tracer.finish(outputs)
-        return outputs
-
+    Args:
+        tracer (Tracer): Of a model in eval mode.
+        inputs (optional): See :func:`trace`.
+    """
+    model = tracer.model
+    # What a model draws by chance, it draws as if this had not been.
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        if run is not None:
-            run(model, call)
-        elif inputs is None:
-            run_example(model, call)
+        if inputs is None:
+            run_example(model, tracer.call)
         elif isinstance(inputs, Mapping):
-            call(model, **inputs)
+            tracer.call(model, **inputs)
         elif isinstance(inputs, (tuple, list)):
-            call(model, *inputs)
+            tracer.call(model, *inputs)
         else:
-            call(model, inputs)
+            tracer.call(model, inputs)
     return tracer
 
 
 def find_layers(model: nn.Module, inputs=None) -> dict[str, WeightLayer]:
     """Every layer with weights by its path; see :func:`trace`."""
     return trace(model, inputs).layers
-
-
-def _named(products: Iterable[Product]) -> Iterator[tuple[str, Product]]:
-    """Names for products: of their module and what they are."""
-    seen: Counter[str] = Counter()
-    for product in products:
-        kind = 'product' if product.trilinear else product.operations[0]
-        name = f'{product.scope}.{kind}'.removeprefix('.')
-        seen[name] += 1
-        yield (name if seen[name] == 1 else f'{name}_{seen[name]}'), product
 
 
 def _is_kept(reader: Value) -> bool:
@@ -382,7 +367,7 @@ def _is_own(unit: SpikeAttention) -> bool:
 def _can_fold(norm: nn.Module, entry: WeightLayer, made: list[Value],
               before: list[nn.Module]) -> bool:
     """Whether a norm behind a layer is a gain and a shift per channel."""
-    if not entry.trusted:
+    if entry.obstacle:
         return False
     if isinstance(norm, BatchNormPad):
         layer = entry.layer

@@ -27,7 +27,14 @@ from mmqsdt.deploy.fast import to_fast
 from mmqsdt.deploy.fold import FoldedLayer
 from mmqsdt.deploy.spikes import SlotNeuron, SlotProduct
 from mmqsdt.launch import use_double
-from mmqsdt.layers import IELIF, ConvUnit, LSQConv2d, SepConv, SpikeAttention
+from mmqsdt.layers import (
+    IELIF,
+    ConvUnit,
+    LSQConv2d,
+    LSQLinear,
+    SepConv,
+    SpikeAttention,
+)
 
 ROOT = Path(__file__).parents[2]
 CONVERSIONS = dict(
@@ -408,8 +415,31 @@ def test_layers_with_a_forward_of_their_own_stay_and_are_named(convert,
         LSQConv2d(8, 8, 1))).double()
     x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
     other = convert(model)
-    assert len(lines) == 1 and lines[0].endswith(': 1')
+    assert len(lines) == 1 and lines[0].endswith(
+        ': 1 (it has a forward of its own)')
     assert isinstance(other[1], OwnForward)
+    assert_equal_forms(model, other, x)
+
+
+class Tied(nn.Module):
+    """A layer whose weights something else takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.neuron, self.neuron2 = IELIF(), IELIF()
+        self.fc, self.last = LSQLinear(8, 8), LSQLinear(8, 8)
+
+    def forward(self, x):
+        y = self.neuron2(self.fc(self.neuron(x)))
+        return F.linear(self.last(y), self.fc.weight.t())
+
+
+def test_layers_whose_weights_are_read_elsewhere_stay(convert):
+    model = as_if_trained(Tied()).double()
+    x = torch.randn(20, 8, 8, dtype=torch.float64)
+    other = convert(model)
+    assert isinstance(other.fc, LSQLinear)
+    assert isinstance(other.last, FoldedLayer)
     assert_equal_forms(model, other, x)
 
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..deploy.flow import Product, Spikes, Tracer, tensors
+from ..deploy.flow import Tracer, tensors
+from ..deploy.operations import Product, Spikes
 from .firing import FiringRate
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from .flow import Product
+from .operations import Product
 from .program import Program, WeightLayer, trace
 
 

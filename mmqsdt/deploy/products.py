@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .flow import Product, Spikes, Tracer, tensors
+from .flow import Tracer, tensors
 from .fold import FoldedLayer
+from .operations import Product, Spikes
 from .spikes import (
     SlotAttention,
     SlotNeuron,

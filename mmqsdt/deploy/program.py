@@ -16,15 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ..layers import BatchNormPad, LSQWeight, SpikeAttention, SpikingNeuron
-from .flow import (
-    OPERATIONS,
-    Spikes,
-    Tracer,
-    Value,
-    joined,
-    keep,
-)
+from .flow import Tracer, Value
 from .inputs import run_example
+from .operations import OPERATIONS, Spikes, join, joined, keep
 
 # Operations that do not care how many images a tensor seems to have.
 ELEMENT_BY_ELEMENT = {'clone', 'contiguous', 'detach', 'double', 'float',
@@ -146,7 +140,7 @@ class Program:
             entry.obstacle = 'its weights are read elsewhere too'
         if made:
             spikes = joined([value.spikes for value in entry.inputs])
-            if spikes is not None and not entry.obstacle:
+            if spikes is not None and spikes.neurons and not entry.obstacle:
                 entry.spikes = replace(spikes, product=None)
                 entry.source = self.source(spikes)
         norms = []
@@ -191,17 +185,24 @@ class Program:
         return self.reason(values[0])
 
     def reason(self, value: Value) -> str:
-        """Which operation made a value real."""
+        """What made a value real: where spikes ended, if they were near."""
+        near = [value]
+        for each in near:  # grows
+            real = [s for s in each.sources if s.spikes is None]
+            if each.module not in self._entries and any(
+                    s.spikes and s.spikes.bounded for s in each.sources) \
+                    and not (real and OPERATIONS.get(each.step) is join):
+                where = f' in {each.scope}' if each.scope else ''
+                return f'{each.step} of spikes{where}'
+            if each.module is None and (each is value or each.scope and
+                                        each.scope == value.scope):
+                near += [s for s in real if s not in near]
         while value.sources and value.module is None and \
-                OPERATIONS.get(value.step) is keep and \
-                value.sources[0].spikes is None:
+                OPERATIONS.get(value.step) is keep:
             value = value.sources[0]
-        where = f' in {value.scope}' if value.scope else ''
         if value.module is not None:
             return f'{value.step} {self.paths[value.module]}'
-        if any(source.spikes for source in value.sources):
-            return f'{value.step} of spikes{where}'
-        return f'{value.step}{where}'
+        return f'{value.step} in {value.scope}' if value.scope else value.step
 
     # Who reads the spikes of a neuron.
 

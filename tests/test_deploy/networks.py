@@ -222,7 +222,8 @@ NETWORKS = {
     'bilinear': (lambda: ended(nn.Upsample(scale_factor=2, mode='bilinear')),
                  MAP, {'2': 'interpolate of spikes'}),
     'nearest': (lambda: ended(nn.Upsample(scale_factor=2)), MAP, {'2': '0'}),
-    'norm': (lambda: ended(nn.BatchNorm2d(8)), MAP, {'2': 'BatchNorm2d 1'}),
+    'norm': (lambda: ended(nn.BatchNorm2d(8)), MAP,
+             {'2': 'BatchNorm2d of spikes in 1'}),
 }
 # Those with a layer that reads spikes.
 SPIKING = [name for name, (_, _, reads) in NETWORKS.items()

@@ -17,8 +17,8 @@ from mmqsdt.deploy.fast import (
     IntegerConv,
     to_fast,
 )
-from mmqsdt.deploy.flow import Spikes
 from mmqsdt.deploy.fold import FoldedConv, FoldedLayer
+from mmqsdt.deploy.operations import Spikes
 from mmqsdt.deploy.program import WeightLayer
 from mmqsdt.layers import (
     IELIF,

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from mmqsdt.deploy.flow import Spikes
 from mmqsdt.deploy.fold import (
     FoldedConv,
     FoldedLinear,
     fold,
     norm_gain_and_shift,
 )
+from mmqsdt.deploy.operations import Spikes
 from mmqsdt.deploy.program import WeightLayer
 from mmqsdt.deploy.spikes import encode, slot_weights
 from mmqsdt.layers import IELIF, LIF, BatchNormPad, LSQConv2d, LSQLinear

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmqsdt.deploy import describe, explain, trace
-from mmqsdt.deploy.flow import OPERATIONS, end, keep
+from mmqsdt.deploy.operations import OPERATIONS, end, keep
 from mmqsdt.deploy.program import find_layers
 from mmqsdt.layers import (
     IELIF,
@@ -164,7 +164,8 @@ def test_neurons_that_only_layers_read_may_count():
 
 
 def test_what_is_written_to_is_no_spike():
-    assert sources(Side(spikes_are_written_to))['last'] == 'setitem'
+    found = sources(Side(spikes_are_written_to))
+    assert found['last'] == 'change in place of spikes'
 
 
 def test_a_view_that_is_written_to_is_no_spike():
@@ -187,6 +188,12 @@ def test_a_norm_over_another_axis_is_not_folded(linear):
 
 # Which operations keep spikes.
 
+
+def written(target, x):
+    target[:, :4] = x[:, 4:]
+    return target
+
+
 KEPT = dict(
     reshape=lambda x: x.reshape(2, -1).reshape(x.shape),
     transpose=lambda x: x.transpose(2, 3), mT=lambda x: x.mT,
@@ -197,7 +204,9 @@ KEPT = dict(
     indices=lambda x: F.max_pool2d(x, 3, 1, 1, return_indices=True)[0],
     dropout=lambda x: F.dropout(x, .5, False), half=lambda x: x / 2,
     stack=lambda x: torch.stack([x, x]).flatten(0, 1),
-    split=lambda x: torch.cat(x.split(2, 1), 1), number=lambda x: 3 * x)
+    split=lambda x: torch.cat(x.split(2, 1), 1), number=lambda x: 3 * x,
+    zeros=lambda x: written(x.new_zeros(x.shape), x), sum=lambda x: x +
+    x.sum() * 0)
 ENDED = dict(
     minus=lambda x: -x, add=lambda x: x + 1, negative=lambda x: x * -1.,
     mean=lambda x: x.mean(1, keepdim=True).expand_as(x), sum=lambda x:
@@ -205,7 +214,8 @@ ENDED = dict(
     F.avg_pool2d(x, 3, 1, 1), pad=lambda x: F.pad(x, (1, 1), value=1.),
     learned=lambda x: x * torch.ones(8, 1, 1), dropout=lambda x:
     F.dropout(x, .5, True), where=lambda x: torch.where(x > 0, x, x + 1),
-    softmax=lambda x: x.softmax(1), cat=lambda x: torch.cat([x, x + 1]))
+    softmax=lambda x: x.softmax(1), ones=lambda x: written(
+    torch.ones_like(x), x), cat=lambda x: torch.cat([x, x + 1]))
 
 
 @pytest.mark.parametrize('name', KEPT)

@@ -104,8 +104,7 @@ MODELS_OF = {
         'bbox_head.conv_centerness': 'bbox_head.cls_convs.1.activate'}),
     'mask_rcnn': ('mmdet', mask_rcnn, {
         'rpn_head.rpn_conv.0.conv': 'neck.fpn_convs.0.activate',
-        # Levels without a region add a sum of zeros.
-        'roi_head.bbox_head.shared_convs.0.conv': 'add in roi_head.bbox_roi',
+        'roi_head.bbox_head.shared_convs.0.conv': 'neck.fpn_convs.0.activate',
         'roi_head.bbox_head.shared_fcs.0':
         'roi_head.bbox_head.shared_convs.0.activate',
         'roi_head.bbox_head.fc_cls': 'Linear roi_head.bbox_head.shared_fcs',
@@ -116,10 +115,10 @@ MODELS_OF = {
         'roi_head.mask_head.upsample': 'roi_head.mask_head.convs.1.activate',
     }),
     'upernet': ('mmseg', upernet, {
-        'decode_head.psp_modules.0.1.conv': 'adaptive_avg_pool2d',
-        'decode_head.bottleneck.conv': 'cat in decode_head',
+        'decode_head.psp_modules.0.1.conv': 'adaptive_avg_pool2d in',
+        'decode_head.bottleneck.conv': 'interpolate of spikes',
         'decode_head.fpn_convs.0.conv': 'add of spikes in decode_head',
-        'decode_head.fpn_bottleneck.conv': 'cat of spikes in decode_head',
+        'decode_head.fpn_bottleneck.conv': 'interpolate of spikes',
         'decode_head.conv_seg': 'decode_head.fpn_bottleneck.activate'}),
 }
 

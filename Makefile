@@ -24,7 +24,7 @@ test: install
 # Faults, hostile files, processes, soak, fuzzing: at most 30 minutes on two
 # cores; a slower machine gets fewer of each, and the table says so.
 torture: install
-	PYTHONPATH=tests $(PY) -m torture --page docs/reliability.md
+	$(PY) -m experiments.torture --page docs/reliability.md
 
 lint: install
 	$(PY) -m ruff check .

@@ -31,14 +31,14 @@ setup(
     license='MIT',
     python_requires='>=3.11',
     packages=[
-        *find_packages(include=['mmqsdt', 'mmqsdt.*']), 'mmqsdt.configs',
-        'mmqsdt.tools'
+        *find_packages(include=['mmqsdt', 'mmqsdt.*']), 'mmqsdt.configs'
     ],
-    package_dir={'mmqsdt.configs': 'configs', 'mmqsdt.tools': 'tools'},
+    package_dir={'mmqsdt.configs': 'configs'},
     package_data={
-        'mmqsdt': ['templates/*.md'],
+        'mmqsdt.cli': ['templates/*.md'],
         'mmqsdt.configs': ['**/*.py', '**/*.yml'],
     },
+    entry_points={'console_scripts': ['mmqsdt = mmqsdt.__main__:run']},
     install_requires=[
         'torch>=2.6', 'onedl-mmengine>=0.10.10', 'onedl-mmcv>=2.3.3',
         'spikingjelly>=2.0.0,<3', 'numpy>=2', 'packaging>=23', 'pillow>=10.3',

@@ -8,9 +8,11 @@ for, by attribute or by ``type='mmqsdt.X'`` in a config.
 from . import compat
 
 compat.install()  # before anything imports mmcv.ops
+compat.install_moved()
 
-from .convert import convert_reference_checkpoint  # noqa: E402
+from .checkpoints import convert_reference_checkpoint, load_packed  # noqa: E402
 from .distill import FGDistillHook, FGDLoss  # noqa: E402
+from .engine.hooks import SpikeMonitorHook  # noqa: E402
 from .layers import IELIF, LIF, LSQConv2d, LSQLinear  # noqa: E402
 from .models import QSDTransformer, SpikeFPN  # noqa: E402
 from .registry import FRAMEWORK_CLASSES, import_framework_class  # noqa: E402
@@ -23,12 +25,6 @@ warn_untested_versions()
 def __getattr__(name: str) -> type:
     if name in FRAMEWORK_CLASSES:
         return import_framework_class(name)
-    if name == 'load_packed':
-        from .deploy import load_packed
-        return load_packed
-    if name == 'SpikeMonitorHook':
-        from .monitor import SpikeMonitorHook
-        return SpikeMonitorHook
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -63,20 +63,19 @@ DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope='mmqsdt',
-    locations=['mmqsdt.datasets.events', 'mmqsdt.datasets.skip'])
+    locations=['mmqsdt.data.events', 'mmqsdt.data.skip'])
 HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='mmqsdt',
-    locations=['mmqsdt.hooks', 'mmqsdt.distill', 'mmqsdt.integer_training',
-               'mmqsdt.monitor', 'mmqsdt.processes', 'mmqsdt.reliability'])
+    locations=['mmqsdt.engine.hooks', 'mmqsdt.distill'])
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,
     scope='mmqsdt',
-    locations=['mmqsdt.amp'])
+    locations=['mmqsdt.engine.amp'])
 TRANSFORMS = Registry(
     'transform',
     parent=MMENGINE_TRANSFORMS,
     scope='mmqsdt',
-    locations=['mmqsdt.datasets.transforms'])
+    locations=['mmqsdt.data.transforms'])

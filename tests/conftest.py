@@ -37,6 +37,18 @@ def free_loading() -> Iterator[None]:
     os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
 
 
+@pytest.fixture(scope='session')
+def workplace(tmp_path_factory) -> Path:
+    """A folder with a few digits and the configs of short trainings."""
+    pytest.importorskip('sklearn')
+    pytest.importorskip('mmpretrain.models')  # once, for all children
+    pytest.importorskip('mmseg.models')
+    from experiments.torture.training import prepare
+    folder = tmp_path_factory.mktemp('workplace')
+    prepare(folder)
+    return folder
+
+
 @cache
 def _read(name: str) -> dict[str, np.ndarray]:
     with np.load(DATA / f'{name}.npz', allow_pickle=False) as arrays:

@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 import mmqsdt
-from mmqsdt.launch import FRAMEWORKS
+from mmqsdt.utils.frameworks import FRAMEWORKS
 
 ROOT = Path(mmqsdt.get_config_path())
 CONFIGS = sorted(

@@ -17,9 +17,9 @@ from mmqsdt import registry
 
 ROOT = Path(__file__).parents[1]
 # Where __all__ names what users may call.
-PUBLIC = ('mmqsdt', 'mmqsdt.analysis', 'mmqsdt.datasets', 'mmqsdt.deploy',
-          'mmqsdt.deploy.onnx_graph', 'mmqsdt.distill', 'mmqsdt.layers',
-          'mmqsdt.reliability')
+PUBLIC = ('mmqsdt', 'mmqsdt.checkpoints', 'mmqsdt.data', 'mmqsdt.deploy',
+          'mmqsdt.deploy.onnx_graph', 'mmqsdt.distill', 'mmqsdt.engine.hooks',
+          'mmqsdt.layers', 'mmqsdt.measure', 'mmqsdt.utils')
 REGISTRIES = ('MODELS', 'DATASETS', 'HOOKS', 'OPTIM_WRAPPERS', 'TRANSFORMS')
 # Options on the pages that are of other programs.
 FOREIGN = {'--no-deps', '--nnodes', '--nproc-per-node', '--rdzv-backend',
@@ -59,7 +59,8 @@ def test_commands_that_are_not_run_are_understood(page, monkeypatch, capsys):
                  for w in shlex.split(command)[1:]]
         configs = [w for w in words if w.startswith('configs/')]
         assert all((ROOT / config).exists() for config in configs), command
-        parse_args = runpy.run_path(str(ROOT / words[0]))['parse_args']
+        main = runpy.run_path(str(ROOT / words[0]))['main']
+        parse_args = sys.modules[main.__module__].parse_args
         monkeypatch.setattr(sys, 'argv', words)
         try:
             parse_args()
@@ -69,8 +70,8 @@ def test_commands_that_are_not_run_are_understood(page, monkeypatch, capsys):
 
 def test_options_exist():
     """Those in the prose, too; a word of a page is of some tool of ours."""
-    sources = [*(ROOT / 'tools').glob('*.py'), ROOT / 'mmqsdt/launch.py',
-               ROOT / 'mmqsdt/environment.py']
+    sources = [*(ROOT / 'mmqsdt/cli').glob('*.py'),
+               *(ROOT / 'experiments').rglob('*.py')]
     known = {option for path in sources
              for option in re.findall(r"'(--[a-z-]+)'", path.read_text())}
     for page in PAGES:

@@ -22,17 +22,17 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
-from test_datasets.small_data import MAKERS
+from test_data.small_data import MAKERS
 from torch.distributed.run import get_args_parser
 
-from mmqsdt import QSDTransformer, launch
+from mmqsdt import QSDTransformer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
-ABLATION = 'hours; tests/test_analysis/test_ablation.py runs its tool'
+ABLATION = 'hours; tests/test_experiments/test_ablation.py runs its tool'
 BENCHMARK = 'minutes; test_benchmark_tool.py runs its tool'
-HEADS = '18 trainings; tests/test_analysis/test_seeds.py runs its tool'
+HEADS = '18 trainings; tests/test_experiments/test_seeds.py runs its tool'
 # Beginning of a command -> why it is not run here.
 NOT_RUN = {
     'make test': 'that is this',
@@ -229,15 +229,18 @@ class Reader:
         folder = self.folder / 'downloads' if is_hub else self.folder
         patch.chdir(folder)
         patch.setattr(sys, 'argv', words)
-        load_config = launch.load_config
-        patch.setattr(launch, 'load_config',
-                      lambda args: watched(shorten(load_config(args))))
+        main = runpy.run_path(str(ROOT / words[0]))['main']
+        tool = sys.modules[main.__module__]
+        load_config = getattr(tool, 'load_config', None)
+        patch.setattr(tool, 'load_config',
+                      lambda args: watched(shorten(load_config(args))),
+                      raising=False)
         for cls in (Visualizer, *Visualizer.__subclasses__()):
             cls._instance_dict.clear()
         DefaultScope._instance_dict.clear()
         threads, environment = torch.get_num_threads(), dict(os.environ)
         try:
-            runpy.run_path(str(ROOT / words[0]), run_name='__main__')
+            main()
         except SystemExit as stop:
             assert not stop.code, f'{shlex.join(words)}\n{stop.code}'
         finally:
@@ -283,7 +286,7 @@ def reader(tmp_path_factory) -> Iterator[Reader]:
 def put_data(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """What a reader has: data sets, the hub's files, checkpoints, logs."""
     from mmpretrain.datasets import CIFAR10
-    from test_datasets import test_events, test_huggingface
+    from test_data import test_events, test_huggingface
     from test_tools import ade_stand_in, coco_stand_in, imagenet_stand_in
     from test_zoo import CIFAR, cifar_stand_in
     for make in (ade_stand_in, coco_stand_in, imagenet_stand_in,

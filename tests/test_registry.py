@@ -96,8 +96,8 @@ def test_framework_classes_resolve_by_prefix_and_by_attribute(name):
 
 
 def test_hooks_and_optimizer_wrappers_resolve():
-    from mmqsdt.amp import BFloat16OptimWrapper
-    from mmqsdt.hooks import DrawPredictionsHook
+    from mmqsdt.engine.amp import BFloat16OptimWrapper
+    from mmqsdt.engine.hooks.draw_predictions import DrawPredictionsHook
     assert HOOKS.get('mmqsdt.DrawPredictionsHook') is DrawPredictionsHook
     assert OPTIM_WRAPPERS.get(
         'mmqsdt.BFloat16OptimWrapper') is BFloat16OptimWrapper

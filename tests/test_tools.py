@@ -38,7 +38,7 @@ LOADERS = [
 def workplace(tmp_path_factory) -> Path:
     """A folder with data/digits in it: four scenes and two."""
     pytest.importorskip('sklearn')
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     folder = tmp_path_factory.mktemp('workplace')
     prepare_digits(folder / 'data/digits', num_train=4, num_val=2,
                    progress=False)
@@ -138,7 +138,7 @@ def test_resume_amp_and_auto_scale_lr(workplace, monkeypatch):
              '--amp', '--auto-scale-lr', '--cfg-options',
              'train_cfg.max_epochs=2', 'train_dataloader.batch_size=8',
              *LOADERS)
-    from mmqsdt.checkpoint import load_state_dict
+    from mmqsdt.checkpoints.read import load_state_dict
     first, second = (
         load_state_dict(work_dir / f'epoch_{i}.pth') for i in (1, 2))
     name = 'backbone.stages.0.downsample.norm.num_batches_tracked'

@@ -6,7 +6,8 @@ import pytest
 from mmengine.config import Config
 from packaging.version import Version
 
-from mmqsdt import get_config_path, utils, warn_untested_versions
+from mmqsdt import get_config_path, warn_untested_versions
+from mmqsdt.utils import configs, versions
 
 
 def test_config_path_is_absolute_and_loads():
@@ -38,28 +39,30 @@ def test_unknown_config_names_what_there_is():
 def test_installed_wheel_looks_inside_the_package(tmp_path, monkeypatch):
     (tmp_path / 'configs/det').mkdir(parents=True)
     (tmp_path / 'configs/det/x.py').write_text('')
-    monkeypatch.setattr(utils, '__file__', str(tmp_path / 'utils.py'))
+    monkeypatch.setattr(configs, '__file__',
+                        str(tmp_path / 'utils/configs.py'))
     assert get_config_path('det/x.py') == str(tmp_path / 'configs/det/x.py')
 
 
 def test_tools_are_called_as_they_can_be(tmp_path, monkeypatch):
-    assert utils.tool_command('train') == 'python tools/train.py'
-    monkeypatch.setattr(utils, '__file__', str(tmp_path / 'mmqsdt/utils.py'))
-    assert utils.tool_command('train') == 'python -m mmqsdt train'
+    assert configs.tool_command('train') == 'python tools/train.py'
+    monkeypatch.setattr(configs, '__file__',
+                        str(tmp_path / 'mmqsdt/utils/configs.py'))
+    assert configs.tool_command('train') == 'python -m mmqsdt train'
 
 
 @pytest.fixture
 def installed(monkeypatch):
     """Pretend that these distributions are installed, and no others."""
-    versions = {}
+    found = {}
 
     def version(name):
-        if name not in versions:
+        if name not in found:
             raise PackageNotFoundError(name)
-        return versions[name]
+        return found[name]
 
-    monkeypatch.setattr(utils, 'version', version)
-    return versions
+    monkeypatch.setattr(versions, 'version', version)
+    return found
 
 
 def test_untested_versions_give_one_warning_that_names_them(installed):
@@ -77,7 +80,7 @@ def test_untested_versions_give_one_warning_that_names_them(installed):
 
 
 def test_range_is_closed_below_and_open_above(installed):
-    first, end = utils.TESTED_VERSIONS['torch']
+    first, end = versions.TESTED_VERSIONS['torch']
     installed['torch'] = f'{first}.0+cpu'
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -99,6 +102,6 @@ def test_pinned_set_is_inside_the_tested_ranges():
         line.split('==') for line in requirements.read_text().splitlines()
         if '==' in line)
     assert {'torch', 'spikingjelly', 'onedl-mmengine'} <= pins.keys()
-    for name in pins.keys() & utils.TESTED_VERSIONS.keys():
-        first, end = utils.TESTED_VERSIONS[name]
+    for name in pins.keys() & versions.TESTED_VERSIONS.keys():
+        first, end = versions.TESTED_VERSIONS[name]
         assert Version(first) <= Version(pins[name]) < Version(end), name

@@ -22,7 +22,7 @@ from test_configs import CONFIGS, ROOT, build, full_size, load
 from test_geometry import geometry_faults
 from torch import nn
 
-from mmqsdt.checkpoint import read_checkpoint
+from mmqsdt.checkpoints.read import read_checkpoint
 from mmqsdt.layers import LSQWeight, SpikingNeuron
 
 HOME = Path(__file__).parents[1]

@@ -4,7 +4,7 @@
 """
 
 try:
-    from mmqsdt.environment import main
+    from mmqsdt.cli.check_env import main
 except ImportError as error:
     raise SystemExit(
         f'mmqsdt cannot be imported ({error}).\n  install it with what it '

@@ -6,10 +6,11 @@ _base_ = [
     '../_base_/schedules/digits_adamw.py', '../_base_/cls_runtime.py'
 ]
 epochs = 35
+neuron = dict(type='mmqsdt.IELIF', threshold='learned')
 model = dict(
     data_preprocessor=dict(num_classes=10),
-    backbone=dict(arch='tiny'),
-    head=dict(num_classes=10, in_channels=128))
+    backbone=dict(arch='tiny', neuron=neuron),
+    head=dict(num_classes=10, in_channels=128, neuron=neuron))
 param_scheduler = [
     dict(
         type='LinearLR',

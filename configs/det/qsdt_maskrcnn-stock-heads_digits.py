@@ -7,8 +7,9 @@ _base_ = [
 ]
 epochs = 6
 width = 64
+neuron = dict(type='mmqsdt.IELIF', threshold='learned')
 model = dict(
-    backbone=dict(arch='tiny'),
+    backbone=dict(arch='tiny', neuron=neuron),
     neck=dict(in_channels=[16, 48, 96, 128], out_channels=width),
     rpn_head=dict(
         in_channels=width,

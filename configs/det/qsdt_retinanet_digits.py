@@ -1,4 +1,4 @@
-# RetinaNet with spiking neck and head on digits scenes.
+# RetinaNet with spiking neck and head, all of 4 bits, on digits scenes.
 _base_ = [
     '../_base_/models/retinanet_spike_qsdt_fpn.py',
     '../_base_/datasets/digits_instance.py',
@@ -6,12 +6,15 @@ _base_ = [
 ]
 epochs = 5
 width = 64
+neuron = dict(type='mmqsdt.IELIF', threshold='learned')
+unit = dict(neuron=neuron, weight_bits=4)
 model = dict(
-    backbone=dict(arch='tiny'),
-    neck=dict(in_channels=[16, 48, 96, 128], out_channels=width),
+    backbone=dict(arch='tiny', neuron=neuron),
+    neck=dict(
+        in_channels=[16, 48, 96, 128], out_channels=width, **unit),
     bbox_head=dict(
         in_channels=width, feat_channels=width, stacked_convs=2,
-        num_classes=10))
+        num_classes=10, **unit))
 param_scheduler = [
     dict(
         type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

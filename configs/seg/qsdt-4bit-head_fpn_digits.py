@@ -1,4 +1,3 @@
-# Semantic FPN whose spiking neck and head have 4-bit weights too, on digits
-# scenes. The auxiliary head, which serves training alone, stays float.
+# Semantic FPN with a spiking neck and head of 4 bits: another name of
+# qsdt_fpn_digits.py, which has them too.
 _base_ = './qsdt_fpn_digits.py'
-model = dict(neck=dict(weight_bits=4), decode_head=dict(weight_bits=4))

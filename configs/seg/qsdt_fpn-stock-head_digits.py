@@ -8,11 +8,13 @@ _base_ = [
 ]
 iterations = 1200
 width = 32
+neuron = dict(type='mmqsdt.IELIF', threshold='learned')
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
     # Wider than 'tiny' where the digits are seen.
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=(32, 64, 96, 128), depths=4)),
+        arch=dict(_delete_=True, embed_dims=(32, 64, 96, 128), depths=4),
+        neuron=neuron),
     neck=dict(in_channels=[16, 32, 64, 128], out_channels=width),
     decode_head=dict(
         in_channels=[width] * 4,

@@ -1,5 +1,6 @@
-"""What keeps mmqsdt running on the libraries as they are."""
+"""What keeps mmqsdt running on the libraries, and scripts on mmqsdt."""
 
 from .mmcv_ops import install
+from .moved import install_moved
 
-__all__ = ['install']
+__all__ = ['install', 'install_moved']

@@ -1,18 +1,24 @@
-"""One trained model, three equal forms; and its packed weights."""
+"""One trained model, three equal forms."""
 
-from ..checkpoint import load_for_test as load_weights
-from ..launch import build_model, load_batches
+# Found here by scripts; they live in those rooms.
+from ..checkpoints import (  # noqa: F401
+    is_packed,
+    load_packed,
+    pack,
+    read_packed,
+)
+from ..checkpoints import load_for_test as load_weights  # noqa: F401
+from ..utils import build_model, load_batches  # noqa: F401
 from .compare import FormReport, NeuronReport, compare_forms
 from .describe import LayerDescription, describe, explain
 from .fast import to_fast
-from .forms import FORMS, to_form, to_integer, to_spikes
-from .packing import is_packed, load_packed, pack, read_packed
+from .forms import to_integer, to_spikes
 from .program import trace
+from .select import FORMS, to_form
 from .spikes import ENCODINGS
 
 __all__ = [
     'ENCODINGS', 'FORMS', 'FormReport', 'LayerDescription', 'NeuronReport',
-    'build_model', 'compare_forms', 'describe', 'explain', 'is_packed',
-    'load_batches', 'load_packed', 'load_weights', 'pack', 'read_packed',
-    'to_fast', 'to_form', 'to_integer', 'to_spikes', 'trace'
+    'compare_forms', 'describe', 'explain', 'to_fast', 'to_form',
+    'to_integer', 'to_spikes', 'trace'
 ]

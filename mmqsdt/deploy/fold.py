@@ -95,6 +95,8 @@ class FoldedLayer(nn.Module):
         RuntimeError: When put into training mode.
     """
 
+    is_folded = True  # asked by who packs weights, and knows no forms
+
     def __init__(self, entry: WeightLayer, encoding: str) -> None:
         super().__init__()
         layer = entry.layer

@@ -16,8 +16,6 @@ from .products import ProductHook
 from .program import Program, WeightLayer, follow
 from .spikes import ENCODINGS, SlotAttention, SlotNeuron
 
-FORMS = ('float', 'integer', 'fast', 'spikes')
-
 
 def to_integer(model: nn.Module, inputs=None) -> nn.Module:
     """A copy that computes on integers wherever spikes are read.
@@ -75,33 +73,6 @@ def to_spikes(model: nn.Module,
         raise ValueError(f'encoding must be one of {ENCODINGS}, got '
                          f'{encoding!r}')
     return convert(model, encoding, inputs)
-
-
-def to_form(model: nn.Module,
-            form: str,
-            encoding: str = 'thermometer',
-            inputs=None) -> nn.Module:
-    """A model in the form of this name; 'float' is the model itself.
-
-    Args:
-        model (nn.Module): As in :func:`to_integer`.
-        form (str): One of ``FORMS``.
-        encoding (str): Of the spike form; see :func:`to_spikes`.
-            Defaults to 'thermometer'.
-        inputs (optional): As in :func:`to_integer`.
-
-    Raises:
-        ValueError: As in :func:`to_spikes`, and for other forms.
-    """
-    if form not in FORMS:
-        raise ValueError(f'form must be one of {FORMS}, got {form!r}')
-    if form == 'float':
-        return model
-    if form == 'fast':
-        from .fast import to_fast  # builds on this file
-        return to_fast(model, inputs)
-    return to_integer(model, inputs) if form == 'integer' else to_spikes(
-        model, encoding, inputs)
 
 
 def convert(

@@ -7,10 +7,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..checkpoint import check_finite, load_state_dict
-from ..convert import convert_reference_checkpoint, is_reference_checkpoint
-from ..launch import check_framework
-from ..utils import find_config
+from ..checkpoints.convert import (
+    convert_reference_checkpoint,
+    is_reference_checkpoint,
+)
+from ..checkpoints.packing import is_packed, load_packed
+from ..checkpoints.read import check_finite, load_state_dict
+from ..utils.configs import find_config
+from ..utils.frameworks import check_framework
 
 
 def build_teacher(teacher: str | dict, checkpoint: str | None) -> nn.Module:
@@ -101,7 +105,7 @@ def load_teacher(model: nn.Module, path: str) -> None:
     Args:
         model (nn.Module): A whole model, or a backbone, which takes the
             'backbone.' part of the checkpoint of a whole model.
-        path (str): See :func:`mmqsdt.checkpoint.load_state_dict`; or packed
+        path (str): See :func:`mmqsdt.checkpoints.load_state_dict`; or packed
             weights, see :func:`mmqsdt.load_packed`.
 
     Raises:
@@ -109,7 +113,6 @@ def load_teacher(model: nn.Module, path: str) -> None:
         ValueError: If keys are missing, shapes differ, or a value is not
             finite.
     """
-    from ..deploy.packing import is_packed, load_packed  # slow to import
     if is_packed(path):
         load_packed(model, path)
         return

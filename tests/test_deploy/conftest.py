@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
-from networks import as_if_trained
+from networks import CONVERSIONS, as_if_trained
 from torch import nn
 
 import mmqsdt  # noqa: F401
@@ -120,6 +120,11 @@ TASKS = dict(
     cls=('mmpretrain', classifier),
     det=('mmdet', detector),
     seg=('mmseg', segmenter))
+
+
+@pytest.fixture(params=CONVERSIONS)
+def convert(request):
+    return CONVERSIONS[request.param]
 
 
 @pytest.fixture

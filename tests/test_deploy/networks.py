@@ -4,12 +4,15 @@ Each has an input's shape and, for every layer and product of spikes, what it
 reads: the paths of neurons, or what made the values real.
 """
 
+from functools import partial
+
 import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmqsdt.deploy import compare_forms, to_fast, to_integer, to_spikes
 from mmqsdt.layers import IELIF, LSQConv2d, LSQLinear, LSQWeight
 
 CONV = dict(type='mmqsdt.LSQConv2d', bits=4)
@@ -229,3 +232,30 @@ NETWORKS = {
 SPIKING = [name for name, (_, _, reads) in NETWORKS.items()
            if name not in ('other amplitudes', 'average pool', 'bilinear',
                            'norm')]
+
+CONVERSIONS = dict(
+    integer=to_integer,
+    thermometer=to_spikes,
+    bitwise=partial(to_spikes, encoding='bitwise'),
+    fast=to_fast)
+
+
+def assert_equal_forms(model, other, inputs):
+    """No flip in float64; only within rounding of a threshold in float32."""
+    report = compare_forms(model, other, inputs)
+    assert report.elements > 1000
+    if next(model.parameters()).dtype == torch.float64:
+        assert report.flips == 0, str(report)
+        assert report.output_error < 1e-12  # float64 sums in another order
+        return
+    if report.flips:
+        # Each where it arises: later neurons would follow.
+        report = compare_forms(model, other, inputs, isolate=True)
+    for neuron in report.neurons:
+        # The scores of two regions can tie within rounding: they swap places,
+        # and the heads of regions see the same in another order.
+        if not neuron.name.startswith('roi_head.'):
+            # Float32 rounding of sums of values near 1.
+            assert neuron.flip_distance < 1e-5, str(report)
+    if not report.flips:
+        assert report.output_error < 1e-5

@@ -14,10 +14,10 @@ from mmqsdt.deploy.fast import (
     FastNeuron,
     FastRepConv,
     FusedNeuron,
-    IntegerConv,
     to_fast,
 )
 from mmqsdt.deploy.fold import FoldedConv, FoldedLayer
+from mmqsdt.deploy.kernels import IntegerConv
 from mmqsdt.deploy.operations import Spikes
 from mmqsdt.deploy.program import WeightLayer
 from mmqsdt.layers import (

@@ -14,9 +14,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import mmqsdt  # noqa: F401
-from mmqsdt.deploy import FormReport, build_model, pack, to_integer
+from mmqsdt.checkpoints.packing import pack
+from mmqsdt.deploy import FormReport, to_integer
 from mmqsdt.layers import IELIF
+from mmqsdt.utils.build import build_model
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -409,7 +410,7 @@ def test_tool_exports_any_checkpoint(tool, tmp_path, capsys, kind):
 def test_benchmark_runs_the_file():
     """With the result of the integer form."""
     pytest.importorskip('mmpretrain.models')
-    from mmqsdt.analysis.benchmark import Models
+    from experiments.benchmark import Models
     config = Config.fromfile(CONFIG)
     config.model.backbone.arch, config.model.head.in_channels = ARCH, 16
     models = Models(config, ['onnx', 'integer'])

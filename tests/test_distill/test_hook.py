@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmqsdt
 from mmqsdt import FGDistillHook, QSDTransformer
-from mmqsdt.checkpoint import load_state_dict
-from mmqsdt.deploy.packing import pack
+from mmqsdt.checkpoints.packing import pack
+from mmqsdt.checkpoints.read import load_state_dict
 from mmqsdt.distill.hook import _is_channels_last
 
 ROOT = Path(mmqsdt.get_config_path())
@@ -158,7 +158,7 @@ DATA = dict(cls='data/digits/cls', det='data/digits/det/',
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory) -> Path:
     pytest.importorskip('sklearn')
-    from mmqsdt.datasets import prepare_digits
+    from mmqsdt.data import prepare_digits
     folder = tmp_path_factory.mktemp('scenes')
     prepare_digits(folder / 'data/digits', num_train=4, num_val=1,
                    progress=False)

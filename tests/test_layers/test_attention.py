@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmqsdt.convert import convert_reference_checkpoint
+from mmqsdt.checkpoints.convert import convert_reference_checkpoint
 from mmqsdt.layers import IELIF, SpikeAttention, linear_attention
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmqsdt.convert import convert_reference_checkpoint
+from mmqsdt.checkpoints.convert import convert_reference_checkpoint
 from mmqsdt.layers import IELIF, BatchNormPad, RepConv
 
 

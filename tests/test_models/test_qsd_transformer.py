@@ -20,7 +20,7 @@ from mmqsdt import (
     convert_reference_checkpoint,
     get_config_path,
 )
-from mmqsdt.convert import convert_reference_key
+from mmqsdt.checkpoints.convert import convert_reference_key
 from mmqsdt.layers import SpikingNeuron
 from mmqsdt.models import ARCHS
 from mmqsdt.models.backbones.qsd_transformer import resolve_arch

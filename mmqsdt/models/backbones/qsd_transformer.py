@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ...checkpoint import load_pretrained
+from ...checkpoints.fit import load_pretrained
 from ...layers import ConvUnit, SepConv, SpikeAttention, settle_step_sizes
 from ...registry import MODELS
 

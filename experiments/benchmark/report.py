@@ -1,0 +1,236 @@
+"""What a benchmark found: times, memory, shares, and the goals."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmqsdt.cli.check_env import find_distribution
+
+
+@dataclass
+class Timing:
+    """Times of one runner on one input.
+
+    Attributes:
+        name (str): Key of ``TITLES``.
+        batch (int): Images at once.
+        size (int): Side of the images, in pixels.
+        seconds (list[float]): One a round.
+        parts (dict[str, float]): Median seconds of the parts of a whole
+            model; empty if not measured.
+    """
+    name: str
+    batch: int
+    size: int
+    seconds: list[float]
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """Of the rounds, in ms."""
+        return float(np.median(self.seconds) * 1e3)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Quartiles of the rounds, in ms."""
+        low, high = np.percentile(self.seconds, (25, 75)) * 1e3
+        return float(low), float(high)
+
+    @property
+    def throughput(self) -> float:
+        """Images a second."""
+        return self.batch / self.median * 1e3
+
+
+@dataclass
+class Benchmark:
+    """What was measured, and where.
+
+    Attributes:
+        config (str): Name of the config.
+        threads (int): PyTorch's.
+        rounds (int): Rounds of each runner; fewer where an input is larger.
+        clock (str): Key of ``CLOCKS``.
+        machine (str): Processor and versions.
+        timings (list[Timing]): Of inference.
+        skipped (dict[str, str]): Runners that did not run, and why.
+        training (dict): Step time in s and peak memory in MiB, by key of
+            ``TRAINING_TITLES``; empty if not measured.
+        memory (dict[str, dict[int, float]]): MiB that a prediction adds to
+            a process that has the model, by runner and image side.
+        exponents (dict[str, float]): e of time = c * pixels^e, by runner.
+        memory_exponents (dict[str, float]): The same of ``memory``.
+        attention_exponents (dict[str, float]): e of time = c * tokens^e of
+            one attention unit.
+        loading (list[dict]): Images a second of the training data, by decode
+            back end and worker processes.
+        profile (dict[str, dict]): Of 'inference' and 'training': batch,
+            size, and ms by runner and operation; empty if not profiled.
+    """
+    config: str
+    threads: int
+    rounds: int
+    clock: str = 'wall'
+    machine: str = ''
+    timings: list[Timing] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+    memory: dict[str, dict[int, float]] = field(default_factory=dict)
+    exponents: dict[str, float] = field(default_factory=dict)
+    memory_exponents: dict[str, float] = field(default_factory=dict)
+    attention_exponents: dict[str, float] = field(default_factory=dict)
+    loading: list[dict] = field(default_factory=list)
+    profile: dict[str, dict] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.machine = self.machine or describe_machine()
+
+    def cases(self) -> list[tuple[int, int]]:
+        """(batch, size) in the order they were measured."""
+        return list(dict.fromkeys((t.batch, t.size) for t in self.timings))
+
+    def of_case(self, batch: int, size: int) -> list[Timing]:
+        """The timings of a case."""
+        return [t for t in self.timings if (t.batch, t.size) == (batch, size)]
+
+    def timing(self, name: str, batch: int, size: int) -> Timing | None:
+        """Of one runner in a case."""
+        return next((t for t in self.of_case(batch, size) if t.name == name),
+                    None)
+
+    def baseline(self, batch: int, size: int) -> Timing | None:
+        """The counterpart's best of a case."""
+        found = [t for t in self.of_case(batch, size)
+                 if t.name.startswith('ann')]
+        return min(found, key=lambda t: t.median, default=None)
+
+    def speedup(self, timing: Timing) -> float:
+        """Best time of the counterpart over this."""
+        baseline = self.baseline(timing.batch, timing.size)
+        return baseline.median / timing.median if baseline else float('nan')
+
+    def write_json(self, path: str | Path) -> None:
+        """Everything, times of all rounds included."""
+        data = asdict(self)
+        for entry, timing in zip(data['timings'], self.timings):
+            entry.update(
+                median_ms=timing.median,
+                quartiles_ms=timing.spread,
+                images_per_second=timing.throughput,
+                speedup=self.speedup(timing))
+        data['goals'] = [dict(asdict(g), met=g.met) for g in goals(self)]
+        Path(path).write_text(json.dumps(data, indent=1))
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure, and what it should be.
+
+    Attributes:
+        what (str): In words.
+        figure (float): As measured.
+        bound (float): What is wanted.
+        at_least (bool): Whether more is better. Defaults to False.
+        unit (str): Of both. Defaults to 'x'.
+    """
+    what: str
+    figure: float
+    bound: float
+    at_least: bool = False
+    unit: str = 'x'
+
+    @property
+    def met(self) -> bool:
+        """Whether it is reached."""
+        if self.at_least:
+            return self.figure >= self.bound
+        return self.figure <= self.bound
+
+
+# Step time and peak memory over those of the counterpart; fp32 over bfloat16;
+# inference over the best of the counterpart; ONNX Runtime's integers over its
+# floats.
+TRAINING_GOALS = dict(time=1.10, memory=1.0)
+BFLOAT16_GOAL = 1.5
+FAST_GOAL = 3.
+FAST_GOAL_MS = 30.  # 15M, batch 1, 224 x 224
+ONNX_GOAL = 2.
+EXPONENT_GOAL = 1.1
+
+
+def goals(report: Benchmark) -> list[Goal]:
+    """Every goal that the report has a figure for, beside the figure."""
+    found = []
+    for batch, size in report.cases():
+        case = f'batch {batch}, {size} x {size}'
+        fast = report.timing('fast', batch, size)
+        if fast and report.baseline(batch, size):
+            found.append(Goal(
+                f'fast form, speed over the best ANN, {case}',
+                report.speedup(fast), FAST_GOAL, at_least=True))
+        if fast and report.config == 'qsdt_imagenet' and \
+                (batch, size) == (1, 224):
+            found.append(Goal(
+                f'fast form, {case}', fast.median, FAST_GOAL_MS, unit='ms'))
+        onnx = report.timing('onnx', batch, size)
+        ann = report.timing('ann_onnx', batch, size)
+        if onnx and ann:
+            found.append(Goal(
+                f'ONNX Runtime, integers over floats, {case}',
+                ann.median / onnx.median, ONNX_GOAL, at_least=True))
+    found += training_goals(report.training, 'amx_bf16' in report.machine)
+    for what, exponents in (
+            ('time against pixels', report.exponents),
+            ('memory against pixels', report.memory_exponents),
+            ('time against tokens, attention', report.attention_exponents)):
+        found += [Goal(f'exponent of {what}, {name}', exponents[name],
+                       EXPONENT_GOAL, unit='')
+                  for name in ('float', 'fast') if name in exponents]
+    return found
+
+
+def training_goals(training: dict, has_amx: bool) -> list[Goal]:
+    """Those of a training step; of bfloat16 where AMX multiplies it."""
+    if not training:
+        return []
+    times, memory = training['median_ms'], training['peak_mib']
+    found = [
+        Goal('training step, time over ANN', times['model'] / times['ann'],
+             TRAINING_GOALS['time']),
+        Goal('training step, peak memory over ANN',
+             memory['model'] / memory['ann'], TRAINING_GOALS['memory']),
+    ]
+    if has_amx:
+        found.append(Goal('training step, fp32 over bfloat16',
+                          times['model'] / times['bfloat16'], BFLOAT16_GOAL,
+                          at_least=True))
+    return found
+
+
+def fitted_exponent(amounts: Sequence[float],
+                    values: Sequence[float]) -> float:
+    """e of the least squares fit of value = c * amount^e."""
+    return float(np.polyfit(np.log(amounts), np.log(values), 1)[0])
+
+
+def describe_machine() -> str:
+    """Processor, its instructions for small numbers, and versions."""
+    name, flags = platform.processor() or platform.machine(), ''
+    info = Path('/proc/cpuinfo')
+    if info.exists():
+        lines = dict(
+            line.split('\t', 1) for line in info.read_text().splitlines()
+            if '\t' in line)
+        name = lines.get('model name', name).lstrip('\t: ')
+        known = lines.get('flags', '').split()
+        flags = ' '.join(
+            f for f in ('avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16',
+                        'amx_int8', 'amx_bf16') if f in known)
+    text = f'{name} ({flags}), PyTorch {torch.__version__}'
+    _, runtime = find_distribution('onnxruntime')
+    return f'{text}, ONNX Runtime {runtime}' if runtime else text

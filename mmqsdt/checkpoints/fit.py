@@ -1,0 +1,112 @@
+"""Loading a checkpoint into a model, with every miss said."""
+
+from mmengine.logging import print_log
+from torch import nn
+
+from .convert import convert_reference_checkpoint, is_reference_checkpoint
+from .packing import is_packed, load_packed
+from .read import check_finite, load_state_dict
+
+
+def load_pretrained(module: nn.Module,
+                    path: str,
+                    prefix: str | None = None) -> None:
+    """Load a checkpoint into a module and say how many keys matched.
+
+    Step sizes that the checkpoint lacks are derived from its float weights.
+
+    Args:
+        module (nn.Module): Filled in place, e.g. a backbone.
+        path (str): See :func:`load_state_dict`. The authors' key names are
+            converted.
+        prefix (str, optional): Part of the checkpoint to take; None takes
+            'backbone.' if there is such a part, else everything.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If no key matches, shapes differ, or a weight is not
+            finite.
+    """
+    state_dict = load_state_dict(path)
+    if is_reference_checkpoint(state_dict):
+        state_dict = convert_reference_checkpoint(state_dict)
+    if prefix is None:
+        has_backbone = any(k.startswith('backbone.') for k in state_dict)
+        prefix = 'backbone.' if has_backbone else ''
+    elif prefix and not prefix.endswith('.'):
+        prefix += '.'
+    state_dict = {
+        k[len(prefix):]: v
+        for k, v in state_dict.items() if k.startswith(prefix)
+    }
+    own = module.state_dict()
+    matched = own.keys() & state_dict.keys()
+    name = type(module).__name__
+    if not matched:
+        raise ValueError(
+            f'no key of {path} (prefix {prefix!r}) matches {name}; expected '
+            f'keys such as {next(iter(own))!r}, found '
+            f'{next(iter(state_dict), "none")!r}')
+    shapes = [
+        f'{k}: {tuple(state_dict[k].shape)} in the file, '
+        f'{tuple(own[k].shape)} in the model' for k in sorted(matched)
+        if state_dict[k].shape != own[k].shape
+    ]
+    if shapes:
+        raise ValueError(f'{path} was made with another arch than this '
+                         f'{name} ({len(shapes)} shapes differ). First: '
+                         f'{shapes[0]}')
+    # Of step sizes the layers know better what is wrong.
+    check_finite(path, {k: state_dict[k] for k in matched
+                        if not k.endswith('step_size')},
+                 {k for k, _ in module.named_buffers()})
+    missing, unexpected = module.load_state_dict(state_dict, strict=False)
+    derived = own.keys() - matched - set(missing)
+    message = f'{name}: {len(matched)} of {len(own)} keys loaded from {path}'
+    if derived:
+        message += f'; {len(derived)} step sizes derived from float weights'
+    if missing:
+        message += f'; MISSING {len(missing)}, e.g. {missing[0]}'
+    if unexpected:
+        message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
+    print_log(message, logger='current')
+
+
+def load_for_test(model: nn.Module, path: str) -> None:
+    """Load a whole model; nothing it needs may be missing.
+
+    Args:
+        model (nn.Module): Possibly wrapped for DDP or test augmentation.
+        path (str): See :func:`load_state_dict`; or packed weights, see
+            :func:`mmqsdt.load_packed`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, lacks keys of the model, has
+            values that are not finite, or was made by a model of other
+            shapes.
+    """
+    while isinstance(getattr(model, 'module', None), nn.Module):
+        model = model.module
+    if is_packed(path):
+        load_packed(model, path)
+        return
+    state_dict = load_state_dict(path)
+    own = model.state_dict()
+    missing = [k for k in own if k not in state_dict]
+    if missing:
+        raise ValueError(
+            f'{path} lacks {len(missing)} of the {len(own)} keys of this '
+            f'{type(model).__name__}, e.g. {missing[0]}: it was saved from '
+            'another config')
+    check_finite(path, {k: state_dict[k] for k in own},
+                 {k for k, _ in model.named_buffers()})
+    try:
+        unexpected = model.load_state_dict(state_dict, strict=False)[1]
+    except RuntimeError as error:
+        raise ValueError(f'{path} was saved from another config: '
+                         f'{str(error).splitlines()[1].strip()}') from None
+    message = f'{len(own)} of {len(own)} keys loaded from {path}'
+    if unexpected:
+        message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
+    print_log(message, logger='current')

@@ -1,0 +1,211 @@
+"""Reading checkpoints: safely, and never with silent misses."""
+
+import argparse
+import re
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from mmengine.fileio import get_local_path
+from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+STATE_DICTS = ('state_dict', 'model')  # keys, ours and the authors'
+
+
+def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
+    """Read all of a checkpoint without unpickling code.
+
+    Args:
+        path (str): See :func:`load_state_dict`.
+        map_location: Where tensors go, as in ``torch.load``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, asks to execute code, or would
+            take far more memory than it has bytes.
+    """
+    with get_local_path(str(path)) as local:
+        if not Path(local).is_file():
+            folder = ': it is a folder' if Path(local).is_dir() else ''
+            raise FileNotFoundError(f'no checkpoint at {path}{folder}')
+        try:
+            if str(path).endswith('.safetensors'):
+                from safetensors.torch import load_file
+                return load_file(local)
+            _check_unpacked_size(local)
+            with torch.serialization.safe_globals(
+                    safe_checkpoint_classes()):
+                content = torch.load(
+                    local, map_location=map_location, weights_only=True)
+            _check_tensors(content, Path(local).stat().st_size)
+            return content
+        except SizeError as error:
+            raise ValueError(f'{path} is no checkpoint as torch.save writes '
+                             f'it: {error}') from None
+        except (ModuleNotFoundError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            # A damaged file fails in any way: EOFError, IndexError, ...
+            raise ValueError(
+                f'{path} is not a checkpoint that can be loaded safely: '
+                f'{_why(local, error)}') from error
+
+
+class SizeError(ValueError):
+    """A file stands for more bytes than it has."""
+
+
+def _check_unpacked_size(local: str) -> None:
+    """Refuse a zip file of kilobytes that unpacks to gigabytes.
+
+    Raises:
+        SizeError: If its entries are larger than the file; torch.save does
+            not compress.
+    """
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(local) as file:
+        unpacked = sum(entry.file_size for entry in file.infolist())
+        packed = Path(local).stat().st_size
+        if unpacked > packed:
+            raise SizeError(f'its {packed:,} bytes unpack to {unpacked:,}')
+
+
+def _check_tensors(content: object, size: int) -> None:
+    """Refuse tensors that stand for more values than a file has.
+
+    Raises:
+        SizeError: If one, looked at, would take more memory than that, or
+            is no array of numbers at all.
+    """
+    nests, seen = [{'it': content}], set()
+    while nests:
+        nest = nests.pop()
+        if id(nest) in seen:
+            continue
+        seen.add(id(nest))
+        for key, value in nest.items() if isinstance(nest, dict) else \
+                enumerate(nest):
+            if isinstance(value, (dict, list, tuple)):
+                nests.append(value)
+            if not isinstance(value, Tensor):
+                continue
+            if value.layout != torch.strided or value.is_meta:
+                raise SizeError(f'{key} is no array of numbers')
+            claimed = value.numel() * value.element_size()
+            if claimed > size:
+                raise SizeError(f'{key} claims {claimed:,} bytes, the file '
+                                f'has {size:,}')
+
+
+def _why(local: str, error: Exception) -> str:
+    """What is wrong with a file, in words of its user."""
+    if not Path(local).stat().st_size:
+        return 'it is empty'
+    asked = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
+    asked = asked or re.search(r'load unsafe global (\S+)', str(error))
+    if asked:
+        return (f'it holds objects other than tensors and plain data: it '
+                f'asks for {asked[1]}, which could execute code')
+    if isinstance(error, UnpicklingError) and 'getattr' in str(error):
+        return f'it asks to execute code ({error})'
+    with suppress(zipfile.BadZipFile):
+        if zipfile.is_zipfile(local):
+            return 'it is damaged, or holds objects other than tensors'
+    with open(local, 'rb') as file:
+        start = file.read(4)
+    if start[:2] in (b'PK', b'\x80\x02') or local.endswith('.safetensors'):
+        return 'it is truncated or damaged; copy it again'
+    return f'it is no file of torch.save, or damaged (it starts {start!r})'
+
+
+def load_state_dict(path: str) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint without unpickling code.
+
+    Args:
+        path (str): A .pth of mmengine or of the authors (their
+            argparse.Namespace is tolerated), a plain state dict, or a
+            .safetensors file; local, or any back end of mmengine's fileio.
+
+    Returns:
+        dict[str, Tensor]: The model's state dict, as it is in the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, holds no tensors, or asks to
+            execute code.
+    """
+    return find_state_dict(read_checkpoint(path), path)
+
+
+def find_state_dict(content: object, path: str,
+                    keys: tuple[str, ...] = STATE_DICTS) -> dict[str, Tensor]:
+    """The tensors among what was read from a checkpoint.
+
+    Args:
+        content (object): All of it.
+        path (str): Of the file, for the message.
+        keys (tuple[str]): Where they may be, if not at the top.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    for key in keys:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict):
+        content = {}
+    tensors = {k: v for k, v in content.items()
+               if isinstance(v, Tensor) and isinstance(k, str)}
+    if not tensors:
+        raise ValueError(f'{path} holds no state dict')
+    return tensors
+
+
+def safe_checkpoint_classes() -> list:
+    """Plain-data classes that honest checkpoints hold beside tensors."""
+    import numpy as np
+    reconstruct = np.array(0).__reduce__()[0]
+    dtypes = [type(np.dtype(t)) for t in (float, 'f4', int, 'i4', bool, 'u1')]
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        argparse.Namespace, HistoryBuffer, reconstruct, scalar, np.ndarray,
+        np.dtype, *dtypes, (_history_statistic, 'builtins.getattr')
+    ]
+
+
+def _history_statistic(cls: type, name: str) -> Callable:
+    """What a pickled HistoryBuffer asks of getattr, and nothing else."""
+    if cls is not HistoryBuffer or name not in ('min', 'max', 'current',
+                                                'mean'):
+        raise UnpicklingError(f'getattr of {name!r} is not plain data')
+    return getattr(cls, name)
+
+
+def check_finite(path: str, state_dict: dict[str, Tensor],
+                 may_be_infinite: set[str] = frozenset()) -> None:
+    """Refuse weights that a diverged training left.
+
+    Args:
+        path (str): Of the file, for the message.
+        state_dict (dict[str, Tensor]): What was read from it.
+        may_be_infinite (set[str]): Keys, such as those of attention masks,
+            in which only a NaN is wrong.
+
+    Raises:
+        ValueError: If there is such a value; names the first.
+    """
+    for key, value in state_dict.items():
+        if not value.is_floating_point():
+            continue
+        wrong = torch.isnan(value)
+        if key not in may_be_infinite:
+            wrong |= torch.isinf(value)
+        if wrong.any():
+            raise ValueError(
+                f'{path}: {int(wrong.sum())} of {value.numel()} values of '
+                f'{key} are not finite: the training had diverged before '
+                'this was saved; take an earlier checkpoint')

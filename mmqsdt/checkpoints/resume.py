@@ -1,0 +1,255 @@
+"""Which checkpoint a training goes on from, and that reading it is safe."""
+
+import os
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import load_from_local as load_unsafely
+from torch import nn
+
+from .read import (
+    check_finite,
+    find_state_dict,
+    read_checkpoint,
+    safe_checkpoint_classes,
+)
+
+STATE = 'mmqsdt'  # our entry in a checkpoint
+INTERRUPTED = 'interrupted.pth'
+# torch.load then unpickles no code, whatever its caller asks for.
+FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+# mmengine's list for files from elsewhere has a getattr that gives anything.
+UNSAFE_CLASSES = getattr(mmengine_checkpoint, 'get_torch_safe_globals', None)
+
+
+def load_from_local(filename: str, map_location: object = None) -> object:
+    """mmengine's loader of local files, without its unsafe second try.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or asks to execute code.
+    """
+    content = read_checkpoint(os.path.expanduser(filename), map_location)
+    if isinstance(content, dict) and isinstance(content.get('meta'), dict):
+        # Runner.resume would run it as a Python config. Runners write 'cfg'.
+        content['meta'].pop('config', None)
+    return content
+
+
+def guard_loading(unsafe: bool = False) -> None:
+    """Have this process and its workers read checkpoints safely, or not.
+
+    mmengine unpickles a checkpoint again without any protection when the
+    safe reading fails. Here the failure is the end, for every caller of
+    ``torch.load``: load_from, resume, init_cfg, downloads.
+
+    Args:
+        unsafe (bool): Leave the frameworks as they are: whoever made the
+            file can then execute any code here. Defaults to False.
+    """
+    if unsafe:
+        os.environ.pop(FORCE_SAFE, None)
+    else:
+        os.environ[FORCE_SAFE] = '1'
+        os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    mmengine_checkpoint.get_torch_safe_globals = \
+        UNSAFE_CLASSES if unsafe else safe_checkpoint_classes
+    CheckpointLoader.register_scheme(
+        '', load_unsafely if unsafe else load_from_local, force=True)
+
+
+def set_resume(cfg: Config, path: str, unsafe: bool = False) -> None:
+    """Have a config go on from a checkpoint.
+
+    Args:
+        cfg (Config): Changed in place: load_from, resume and, where it does
+            not say, the seed of the training that goes on.
+        path (str): Of the checkpoint; 'auto' takes the last good one of the
+            work dir, or starts afresh if there is none.
+        unsafe (bool): See :func:`guard_loading`.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint at a path given.
+        ValueError: If it is none to resume from, or not on this machine;
+            with 'auto', if none of those in the work dir is.
+    """
+    if '://' in path and not unsafe:
+        # mmengine would load it once more, and run what it has for a config.
+        raise ValueError(f'a training is resumed from a file of this machine, '
+                         f'not from {path}: fetch it first')
+    if path == 'auto':
+        path = last_good_checkpoint(cfg.work_dir, unsafe)
+        if path is None:
+            print_log(f'--resume: no checkpoint in {cfg.work_dir} yet, '
+                      'training starts afresh', logger='current')
+            cfg.resume = False
+            return
+    content = read_resumable(path, unsafe)
+    cfg.load_from, cfg.resume = path, True
+    seed = content['meta'].get('seed')
+    randomness = cfg.get('randomness') or {}
+    if randomness.get('seed') is None and seed is not None:
+        # Data loaders are built before mmengine looks for it.
+        cfg.randomness = dict(randomness, seed=seed)
+
+
+def last_good_checkpoint(work_dir: str, unsafe: bool = False) -> str | None:
+    """The newest checkpoint of a work dir that can be resumed from.
+
+    Returns:
+        str | None: Its path; None if there are no checkpoints at all.
+
+    Raises:
+        ValueError: If there are, but none is good.
+    """
+    candidates = find_checkpoints(work_dir)
+    reasons = []
+    for path in candidates:
+        try:
+            read_resumable(path, unsafe)
+        except (OSError, ValueError) as error:
+            reasons.append(str(error))
+            print_log(f'SKIPPED: {error}', logger='current', level=30)
+            continue
+        if reasons:
+            print_log(f'Going on from {path} instead.', logger='current',
+                      level=30)
+        return path
+    if candidates:
+        raise ValueError(f'none of the {len(candidates)} checkpoints in '
+                         f'{work_dir} can be resumed from. The newest: '
+                         f'{reasons[0]}')
+    return None
+
+
+def find_checkpoint(path: str) -> str:
+    """A checkpoint file as given, or the last one of a work dir.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if Path(path).is_dir():
+        found = find_checkpoints(path)
+        if not found:
+            raise FileNotFoundError(f'no checkpoint in {path}: nothing was '
+                                    'trained there yet')
+        return found[0]
+    if '://' not in path and not Path(path).is_file():
+        raise FileNotFoundError(f'no checkpoint at {path}')
+    return path
+
+
+def find_checkpoints(work_dir: str) -> list[str]:
+    """Checkpoints of a work dir, the newest first."""
+    folders, last = [Path(work_dir)], ''
+    pointer = folders[0] / 'last_checkpoint'
+    if pointer.is_file():
+        text = pointer.read_bytes().decode(errors='replace').strip('\0 \n')
+        last = Path(text).name
+        if last != text:
+            # This folder may have been moved or copied; then the other one
+            # comes last. Or the hook has another out_dir.
+            folders.append(Path(text).parent)
+    paths = []
+    for folder in folders:
+        numbered = [(int(m[1]), p) for p in folder.glob('*.pth')
+                    if (m := re.fullmatch(r'(?:epoch|iter)_(\d+)', p.stem))]
+        paths += [folder / last, folder / INTERRUPTED,
+                  *(path for _, path in sorted(numbered, reverse=True))]
+    found = [str(p) for p in paths if p.suffix and p.is_file()]
+    unique: dict[str, str] = {}
+    for path in found:
+        unique.setdefault(os.path.abspath(path), path)
+    return list(unique.values())
+
+
+def read_resumable(path: str, unsafe: bool = False) -> dict:
+    """Read a checkpoint of a training and see that it is whole.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, asks to execute code, lacks what a
+            training needs to go on, or its weights are not finite.
+    """
+    if unsafe:
+        content = load_unsafely(path, 'cpu')
+    else:
+        content = read_checkpoint(path)
+    content = content if isinstance(content, dict) else {}
+    lacking = [key for key in ('meta', 'state_dict', 'message_hub',
+                               'optimizer')
+               if not isinstance(content.get(key), dict)]
+    lacking += [f'meta.{key}' for key in ('epoch', 'iter')
+                if not isinstance(content.get('meta', {}).get(key), int)]
+    if lacking:
+        raise ValueError(
+            f'{path} is no checkpoint to resume from, it has no '
+            f'{", ".join(lacking)}; weights alone are for load_from')
+    _check_sums(path)
+    ours = content.get(STATE)
+    infinite = ours.get('infinite', ()) if isinstance(ours, dict) else ()
+    check_finite(path, find_state_dict(content, path), set(infinite))
+    return content
+
+
+def _check_sums(path: str) -> None:
+    """torch.load does not compare the check sums that torch.save writes.
+
+    Raises:
+        ValueError: If one does not fit.
+    """
+    if '://' in path or not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError,
+            NotImplementedError, RuntimeError) as error:
+        broken = str(error)
+    if broken:
+        raise ValueError(f'{path} is damaged: the check sum of {broken} does '
+                         'not fit')
+
+
+def check_fits(model: nn.Module, cfg: Config) -> None:
+    """Check that what a config loads is of its model, before it trains.
+
+    Args:
+        model (nn.Module): As built, possibly wrapped.
+        cfg (Config): With load_from and resume.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged; to resume, if any key or shape
+            differs; to start from, if nothing matches.
+    """
+    path = cfg.get('load_from')
+    if not path or '://' in path:
+        return
+    content = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
+    found = find_state_dict(content, path, ('state_dict', ))
+    found = {re.sub(r'^module\.', '', k): v for k, v in found.items()}
+    model = getattr(model, 'module', model)
+    own = model.state_dict()
+    shapes = [f'{k}: {tuple(found[k].shape)} in the file, '
+              f'{tuple(own[k].shape)} in the model'
+              for k in own if k in found and own[k].shape != found[k].shape]
+    missing = [k for k in own if k not in found]
+    name = type(model).__name__
+    if len(missing) + len(shapes) == len(own):
+        raise ValueError(f'{path} is of another model: none of the '
+                         f'{len(own)} entries of this {name} is in it with '
+                         f'the same shape, e.g. {next(iter(own))}')
+    if cfg.resume and (shapes or missing):
+        first = shapes[0] if shapes else f'{missing[0]} is missing'
+        raise ValueError(
+            f'{path} was saved from another config: {len(shapes)} shapes '
+            f'differ and {len(missing)} of {len(own)} entries of this {name} '
+            f'are missing. First: {first}')
+    check_finite(path, found, {k for k, _ in model.named_buffers()})

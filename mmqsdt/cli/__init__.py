@@ -1,0 +1,1 @@
+"""The tools, a module each; tools/ has scripts that call them."""

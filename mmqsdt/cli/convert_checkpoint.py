@@ -1,0 +1,35 @@
+"""Convert a checkpoint of the QSD-Transformer authors to ours.
+
+    python tools/convert_checkpoint.py THEIRS.pth OURS.pth [--backbone-only]
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..checkpoints.convert import convert_reference_checkpoint
+from ..checkpoints.read import check_finite, load_state_dict
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('src', help='their .pth (classifier or backbone)')
+    parser.add_argument('dst', help='where ours is written')
+    parser.add_argument(
+        '--backbone-only', action='store_true',
+        help='drop the classification head and the prefix "backbone."')
+    args = parser.parse_args()
+    try:
+        theirs = load_state_dict(args.src)
+        ours = convert_reference_checkpoint(theirs, args.backbone_only)
+        check_finite(args.src, ours)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(state_dict=ours), args.dst)
+    print(f'{len(theirs)} entries read, {len(ours)} written to {args.dst}, '
+          f'{len(theirs) - len(ours)} dropped that their forward never reads'
+          + (' or that belong to the head' if args.backbone_only else ''))

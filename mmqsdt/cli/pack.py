@@ -1,0 +1,67 @@
+"""Pack the weights of a trained model at their true width, or unpack them.
+
+    python tools/pack.py CONFIG CHECKPOINT OUT.safetensors
+    python tools/pack.py CONFIG PACKED.safetensors OUT.pth --unpack
+"""
+
+import argparse
+from io import BytesIO
+
+import torch
+from mmengine.config import DictAction
+
+from ..checkpoints.atomic import write_atomically
+from ..checkpoints.fit import load_for_test
+from ..checkpoints.packing import load_packed, pack
+from ..checkpoints.resume import find_checkpoint
+from ..utils.build import build_model
+from ..utils.frameworks import check_framework
+from .common import load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        'src', help='path of the checkpoint, or a work dir: its last; with '
+        '--unpack: packed weights')
+    parser.add_argument('dst', help='file to write')
+    parser.add_argument(
+        '--unpack', action='store_true', help='packed weights to a .pth')
+    parser.add_argument(
+        '--no-huffman', dest='huffman', action='store_false',
+        help='leave the bit-packed codes as they are, for readers without '
+        'zlib')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction,
+        help='override config entries: key=value')
+    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = load_config(args)
+        check_framework(cfg)
+        suffix = '.pth' if args.unpack else '.safetensors'
+        if not args.dst.endswith(suffix):
+            raise ValueError(f'the file to write must end in {suffix}, got '
+                             f'{args.dst}')
+        src = find_checkpoint(args.src)
+        model = build_model(cfg)
+        if args.unpack:
+            load_packed(model, src)
+            content = BytesIO()
+            torch.save(dict(state_dict=model.state_dict()), content)
+            write_atomically(args.dst, content.getbuffer())
+        else:
+            load_for_test(model, src)
+            print(pack(model, args.dst, cfg.pretty_text, args.huffman))
+    except KeyError as error:
+        raise SystemExit(error.args[0]) from None
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    print(f'written: {args.dst}')

@@ -1,0 +1,97 @@
+"""Train a config of any of the three frameworks.
+
+    python tools/train.py configs/det/qsdt_maskrcnn_coco.py
+    python tools/train.py --list coco
+"""
+
+import argparse
+
+from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from ..checkpoints.resume import check_fits, set_resume
+from ..data.skip import refuse_broken, skip_broken
+from ..data.sources import check_data
+from ..engine.amp import use_amp
+from ..engine.distributed import join_processes, name_lost_workers
+from ..utils.frameworks import check_framework
+from .common import (
+    add_common_arguments,
+    check_length,
+    is_from_mmqsdt,
+    load_config,
+)
+from .smoke import smoke
+from .zoo import list_zoo, print_zoo
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'config', nargs='?', help='path of the config, or its name in --list')
+    parser.add_argument(
+        '--list', nargs='?', const='', metavar='PATTERN',
+        help='show the shipped configs, or those that match, and stop')
+    parser.add_argument(
+        '--smoke', action='store_true',
+        help='a few iterations of this model on the digits, to see it run; '
+        'work dir: work_dirs/<config name>_smoke')
+    parser.add_argument(
+        '--amp', action='store_true',
+        help='mixed precision: float16 on CUDA, bfloat16 on the CPU')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto',
+        help='continue from a checkpoint; without a path, from the last one '
+        'in the work dir that is whole')
+    parser.add_argument(
+        '--unsafe-load', action='store_true',
+        help='RISK: let checkpoints execute any code while they are read, as '
+        'pickle does; for files of your own only')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true',
+        help='scale the learning rate to the batch size actually used')
+    add_common_arguments(parser)
+    args = parser.parse_args()
+    if args.config is None and args.list is None:
+        parser.error('name a config; --list shows those that ship')
+    return args
+
+
+@record  # torchrun then shows the first error
+def main() -> None:
+    args = parse_args()
+    try:
+        if args.list is not None:
+            return print_zoo(list_zoo(args.list))
+        cfg = load_config(args)
+        check_framework(cfg)
+        if args.smoke:
+            print(smoke(cfg))
+            cfg.work_dir = args.work_dir or f'{cfg.work_dir}_smoke'
+        check_length(cfg)
+        check_data(cfg, ('train', 'val'))
+        refuse_broken(cfg, ('val', ))
+        skip_broken(cfg)
+        if args.amp:
+            use_amp(cfg.optim_wrapper)
+        resume = args.resume or cfg.get('resume') and (
+            cfg.get('load_from') or 'auto')
+        if resume:
+            set_resume(cfg, resume, args.unsafe_load)
+        if args.auto_scale_lr:
+            cfg.auto_scale_lr.enable = True
+        join_processes(cfg)
+        runner = Runner.from_cfg(cfg)
+        check_fits(runner.model, cfg)
+    except (OSError, ImportError, TypeError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    try:
+        with name_lost_workers():
+            runner.train()
+    except (OSError, ImportError, KeyError, TypeError, ValueError) as error:
+        if runner.iter and not is_from_mmqsdt(error):
+            raise  # the traceback is what helps then
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise SystemExit(str(message)) from None

@@ -1,0 +1,250 @@
+"""What a training does about samples that cannot be read.
+
+Training data: a broken sample is left out, counted and named, and another
+takes its place. Evaluation data: a score over fewer images would be another
+score, so files that are broken are named before anything is trained.
+"""
+
+import logging
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import init_default_scope
+
+from ..registry import DATASETS
+from ..utils.configs import tool_command
+from .check import check_part, part_of
+from .check_labels import IGNORED
+from .images import glance
+from .report import ERROR, FAULTS
+from .sources import leaf_datasets
+
+SHOWN = 10  # faults that a message names
+MAX_TRIES = 10  # samples in place of one; more is no matter of a file
+TYPE = 'mmqsdt.SkipBroken'
+CHECK = f'{tool_command("prepare_data")} check CONFIG'
+
+
+@DATASETS.register_module()
+class SkipBroken:
+    """A wrapper that leaves out samples that cannot be loaded.
+
+    Where the data set raises an error, its path and reason are logged, once,
+    and another sample is taken. Which one depends on the index of the broken
+    one only, so a run that is resumed or repeated sees the same. So are
+    samples treated whose labels are outside the classes, which would end in
+    an index error on the CPU and in a device-side assertion on CUDA, and
+    boxes without area, whose regression targets are infinite.
+
+    All else is the wrapped data set's: length, metainfo, get_data_info,
+    get_cat_ids, pipeline.
+
+    Args:
+        dataset (dict | BaseDataset): What to wrap.
+        max_skipped (float): Of all samples, rounded up; more is an error,
+            which names the last reason. Counted over all workers of a
+            process. Defaults to 0.01.
+
+    Raises:
+        ValueError: If the data set has no sample, or max_skipped is not in
+            0..1.
+    """
+
+    def __init__(self,
+                 dataset: dict | BaseDataset,
+                 max_skipped: float = 0.01) -> None:
+        if not 0 <= max_skipped <= 1:
+            raise ValueError('max_skipped is a share, 0 to 1, got '
+                             f'{max_skipped}')
+        if isinstance(dataset, dict):
+            dataset = _build(dataset)
+        self.dataset = dataset
+        self.max_skipped = max_skipped
+        # Shared by the worker processes of a loader, forked or spawned.
+        self.skipped = torch.zeros(len(dataset), dtype=torch.bool)
+        self.skipped.share_memory_()
+
+    def __getattr__(self, name: str) -> object:
+        if name == 'dataset':  # not there yet, while a worker unpickles
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    @property
+    def pipeline(self) -> object:
+        """The wrapped data set's, which hooks may replace."""
+        return self.dataset.pipeline
+
+    @pipeline.setter
+    def pipeline(self, value: object) -> None:
+        self.dataset.pipeline = value
+
+    @property
+    def metainfo(self) -> dict:
+        """The wrapped data set's."""
+        return self.dataset.metainfo
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        """The sample, or the one that stands in for it.
+
+        Raises:
+            RuntimeError: If too many samples are broken, or ten in a row.
+        """
+        candidates = np.random.default_rng(index).integers(
+            len(self), size=MAX_TRIES - 1)
+        for candidate in (index, *map(int, candidates)):
+            try:
+                sample = self.dataset[candidate]
+                check_sample(sample, self.metainfo.get('classes'))
+                return sample
+            except Exception as error:  # decoders raise what they please
+                self._note(candidate, error)
+                last = error
+        raise RuntimeError(
+            f'{MAX_TRIES} samples in a row cannot be loaded, the last '
+            f'because of: {describe(last)}. Look at the pipeline and at '
+            f'{CHECK}') from last
+
+    def _note(self, index: int, error: Exception) -> None:
+        if self.skipped[index]:
+            return
+        self.skipped[index] = True
+        number, allowed = int(self.skipped.sum()), math.ceil(
+            self.max_skipped * len(self))
+        path = self.dataset.get_data_info(index).get('img_path', '')
+        # An error's level, as loggers of other ranks drop warnings.
+        print_log(
+            f'left out of training, {number} of {len(self)}: {path} (index '
+            f'{index}): {describe(error)}', 'current', logging.ERROR)
+        if number > allowed:
+            raise RuntimeError(
+                f'{number} of {len(self)} training samples cannot be loaded, '
+                f'more than max_skipped = {self.max_skipped} allows; the '
+                f'last: {path}: {describe(error)}. Look at all of them: '
+                f'{CHECK}') from error
+
+
+def describe(error: Exception) -> str:
+    """Kind and first line of an error."""
+    text = str(error).strip().split('\n')[0]
+    return f'{type(error).__name__}: {text}'[:300]
+
+
+def _build(dataset: dict) -> BaseDataset:
+    name = f'{dataset["type"]} {dataset.get("data_root") or ""}'.strip()
+    try:
+        return MMENGINE_DATASETS.build(dataset)
+    except (ImportError, OSError):
+        raise  # they say what is missing
+    except Exception as error:
+        reason = describe(error)
+        if 'at least one array' in reason:  # NumPy, of an empty list
+            reason = 'no sample is left. Do the classes of metainfo have ' \
+                'the names that the annotations have, are all images ' \
+                'smaller than min_size, or without annotations?'
+        raise ValueError(f'training data, {name}: {reason} What is wrong '
+                         f'with them: {CHECK}') from error
+
+
+def check_sample(sample: dict, classes: tuple[str, ...] | None) -> None:
+    """Refuse labels outside the classes and boxes without area.
+
+    Args:
+        sample (dict): What the pipelines of the three frameworks pack.
+        classes (tuple[str], optional): None checks no label.
+
+    Raises:
+        ValueError: Says which value is wrong.
+    """
+    truth = sample.get('data_samples') if isinstance(sample, dict) else None
+    if truth is None:
+        return
+    number = None if classes is None else len(classes)
+    if 'gt_sem_seg' in truth and number:
+        labels = truth.gt_sem_seg.data
+        if labels.shape != (1, *sample['inputs'].shape[-2:]):
+            raise ValueError(f'a label map of shape {tuple(labels.shape)} '
+                             'for an image of '
+                             f'{tuple(sample["inputs"].shape)}')
+        highest = int(torch.where(labels == IGNORED, 0, labels).max())
+        if highest >= number:
+            raise ValueError(f'the label map has class {highest}, the last '
+                             f'of {number} classes is {number - 1}')
+    if 'gt_label' in truth and number:
+        labels = truth.gt_label
+        if labels.numel() and not 0 <= int(labels.min()) <= \
+                int(labels.max()) < number:
+            raise ValueError(f'label {labels.tolist()} of {number} classes')
+    if 'gt_instances' in truth and 'bboxes' in truth.gt_instances:
+        boxes = truth.gt_instances.bboxes
+        boxes = getattr(boxes, 'tensor', boxes)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        if not torch.isfinite(boxes).all() or (sides <= 0).any():
+            raise ValueError('a box without area')
+
+
+def skip_broken(cfg: Config, max_skipped: float = 0.01) -> None:
+    """Have the training loader of a config leave out broken samples.
+
+    Args:
+        cfg (Config): Changed in place; a config that names
+            ``mmqsdt.SkipBroken`` itself stays as it is.
+        max_skipped (float): See SkipBroken. Defaults to 0.01.
+    """
+    loader = cfg.train_dataloader
+    if loader.dataset.type != TYPE:
+        loader.dataset = dict(
+            type=TYPE, dataset=loader.dataset, max_skipped=max_skipped)
+
+
+def refuse_broken(cfg: Config, parts: Iterable[str]) -> None:
+    """Refuse evaluation data that cannot be read as they are.
+
+    Annotations and label maps are read, images only looked at: missing,
+    empty and cut off ones are found in seconds; tools/prepare_data.py check
+    decodes all of them.
+
+    Args:
+        cfg (Config): Of any of the three frameworks.
+        parts (Iterable[str]): 'val', 'test'.
+
+    Raises:
+        ValueError: Names the files and faults.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    faults, seen = [], []
+    for name in parts:
+        loader = cfg.get(f'{name}_dataloader') or {}
+        for dataset in leaf_datasets(loader.get('dataset')):
+            if dataset in seen:
+                continue
+            seen.append(dataset)
+            try:
+                part = part_of(dataset, name)
+            except ImportError:
+                raise
+            except Exception as error:  # a data set refuses its files
+                faults.append(describe(error))
+                continue
+            if part is not None:
+                report = check_part(part, inspect=glance)
+                faults += [f'{fault}: {where}'
+                           for fault, found in report.findings.items()
+                           if FAULTS[fault][0] == ERROR for where in found]
+    if faults:
+        shown = '\n  '.join(faults[:SHOWN])
+        if len(faults) > SHOWN:
+            shown += f'\n  and {len(faults) - SHOWN} more'
+        raise ValueError(
+            f'{len(faults)} faults in the evaluation data; without these '
+            f'samples the score would be another one:\n  {shown}\n  mend '
+            'them, or take them out of the annotations; all that can be '
+            f'found: {CHECK}')

@@ -1,0 +1,108 @@
+"""The integer kernels of a CPU, PyTorch's oneDNN: probe and wrappers."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Pixels of a map below which oneDNN orders weights by the size of the map.
+SMALL_MAP = 100
+
+
+@cache
+def find_kernel_obstacle() -> str | None:
+    """Why this PyTorch on this processor has no such kernels, or None."""
+    counts = torch.arange(36).view(1, 4, 3, 3) % 5
+    codes = torch.arange(36).view(1, 4, 3, 3) % 16 - 8
+    try:
+        kernel = IntegerConv(
+            codes.to(torch.int8), torch.ones(1), torch.zeros(1))
+        out = kernel(counts.to(torch.uint8))
+    except (AttributeError, NotImplementedError, RuntimeError) as error:
+        return f'{error}'.splitlines()[0]
+    if out.item() != (counts * codes).sum().item():
+        return 'oneDNN computes wrong integer sums on this processor'
+    return None
+
+
+class IntegerConv:
+    """Conv of uint8 counts with int8 codes, then scale and bias.
+
+    Args:
+        codes (Tensor): (out, in / groups, k, k), int8.
+        scale, bias (Tensor): (out, ), float32.
+        stride, padding, dilation (tuple[int, int]): As of F.conv2d.
+        groups (int): As of F.conv2d.
+        levels (int, optional): If given, put out the counts
+            round(clamp(y, 0, levels)), uint8, half to even; else y, float32.
+
+    Shape: (B, in, H, W) in, (B, out, H', W') out, channels_last.
+    """
+
+    def __init__(self,
+                 codes: Tensor,
+                 scale: Tensor,
+                 bias: Tensor,
+                 stride: tuple[int, int] = (1, 1),
+                 padding: tuple[int, int] = (0, 0),
+                 dilation: tuple[int, int] = (1, 1),
+                 groups: int = 1,
+                 levels: int | None = None) -> None:
+        self.codes, self.scale, self.bias = codes, scale, bias
+        self.geometry = stride, padding, dilation, groups
+        self.zero_points = torch.zeros(len(scale), dtype=torch.int64)
+        self.post = (torch.float32, 'none', []) if levels is None else (
+            torch.uint8, 'hardtanh', [0., float(levels)])
+        self.packed: dict[tuple[int, int], Tensor] = {}
+
+    def pack(self, height: int, width: int) -> Tensor:
+        """The codes in the order that kernels for maps of this size read.
+
+        Maps that are not small share one. Where the order is not the
+        kernel's, it is changed at every call: 9 ms for 256 x 768 codes.
+        """
+        if height * width >= SMALL_MAP:
+            height = width = 16
+        if (height, width) not in self.packed:
+            channels = self.codes.shape[1] * self.geometry[3]
+            self.packed[height, width] = torch.ops.onednn.qconv_prepack(
+                self.codes, self.scale, 1., 0, *self.geometry,
+                [1, channels, height, width])
+        return self.packed[height, width]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.onednn.qconv2d_pointwise(
+            x.contiguous(memory_format=torch.channels_last), 1., 0,
+            self.pack(*x.shape[2:]), self.scale, self.zero_points, self.bias,
+            *self.geometry, 1., 0, *self.post, '')
+
+
+class FloatConv:
+    """Conv of real values in channels_last; see :class:`IntegerConv`.
+
+    Its weights are not packed: oneDNN changes the order of packed ones at
+    every call for some widths and sizes, 16 ms for 0.8.
+    """
+
+    def __init__(self, weight: Tensor, *arguments) -> None:
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.arguments = arguments  # bias, geometry
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.conv2d(
+            x.contiguous(memory_format=torch.channels_last), self.weight,
+            *self.arguments)
+
+
+class IntegerLinear:
+    """Product of uint8 counts with int8 codes, then scale and bias."""
+
+    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor) -> None:
+        weight = torch.ops.onednn.qlinear_prepack(codes, None)
+        zero_points = torch.zeros(len(scale), dtype=torch.int64)
+        self.arguments = (1., 0, weight, scale, zero_points, bias, 1., 0,
+                          torch.float32, 'none', [], '')
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.onednn.qlinear_pointwise(x, *self.arguments)

@@ -1,0 +1,1 @@
+"""How a model is trained, tested and used, on MMEngine's runner."""

@@ -1,0 +1,16 @@
+"""The hooks of a training; the distillation's is in ``mmqsdt.distill``."""
+
+from .average_statistics import AverageStatisticsHook
+from .channels_last import ChannelsLastHook
+from .checkpoint_hook import ReliableCheckpointHook
+from .draw_predictions import DrawPredictionsHook
+from .integer_training import IntegerTrainingHook
+from .monitor import SpikeMonitorHook
+from .non_finite import NonFiniteError, NonFiniteHook
+from .stop import StopSignalHook
+
+__all__ = [
+    'AverageStatisticsHook', 'ChannelsLastHook', 'DrawPredictionsHook',
+    'IntegerTrainingHook', 'NonFiniteError', 'NonFiniteHook',
+    'ReliableCheckpointHook', 'SpikeMonitorHook', 'StopSignalHook'
+]

@@ -1,0 +1,292 @@
+"""Firing of every layer in the logs of a training."""
+
+from dataclasses import dataclass
+from logging import WARNING
+
+import torch
+from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from ...deploy.spikes import integer_counts, spiking_neurons
+from ...layers import LSQWeight, SpikingNeuron, settle_step_sizes
+from ...registry import HOOKS
+
+STEPS = 'spike_monitor_first_steps'  # in the message hub, for resumption
+
+
+@dataclass
+class Firing:
+    """What the channels of one layer of neurons did.
+
+    Attributes:
+        levels (int): D.
+        elements (int): Counts seen.
+        spikes (Tensor): Their sum, a scalar, float32.
+        lowest (Tensor): Smallest count of each channel.
+        highest (Tensor): Largest count of each channel.
+    """
+    levels: int
+    elements: int
+    spikes: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    @classmethod
+    def of(cls, neuron: SpikingNeuron, output: Tensor) -> 'Firing':
+        """Of one output, (T*B, C, ...); nothing waits for the device."""
+        x = output.detach()
+        dims = [d for d in range(x.dim()) if d != 1]
+        counts = (x.sum(dtype=torch.float32), x.amin(dims), x.amax(dims))
+        return cls(neuron.levels, x.numel(),
+                   *(integer_counts(neuron, c.float()) for c in counts))
+
+    def __add__(self, other: 'Firing') -> 'Firing':
+        """Both together."""
+        return Firing(self.levels, self.elements + other.elements,
+                      self.spikes + other.spikes,
+                      torch.minimum(self.lowest, other.lowest),
+                      torch.maximum(self.highest, other.highest))
+
+    @property
+    def rate(self) -> float:
+        """Firing rate: mean count / D, 0..1."""
+        return float(self.spikes) / self.elements / self.levels
+
+    @property
+    def dead(self) -> int:
+        """Channels that never fired."""
+        return int((self.highest == 0).sum())
+
+    @property
+    def saturated(self) -> int:
+        """Channels that always had the largest count."""
+        return int((self.lowest == self.levels).sum())
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return len(self.highest)
+
+
+def fetch(firing: dict[str, Firing]) -> dict[str, Firing]:
+    """Bring all from the device at once."""
+    if not firing:
+        return {}
+    flat = torch.cat([
+        x for f in firing.values()
+        for x in (f.spikes[None], f.lowest, f.highest)
+    ]).cpu()
+    sizes = [n for f in firing.values() for n in (1, f.channels, f.channels)]
+    parts = iter(flat.split(sizes))
+    return {
+        name: Firing(f.levels, f.elements, next(parts)[0], next(parts),
+                     next(parts)) for name, f in firing.items()
+    }
+
+
+@HOOKS.register_module()
+class SpikeMonitorHook(Hook):
+    """Log what neurons do in training, and warn when a layer dies.
+
+    Every ``interval`` iterations it looks at the ``window`` iterations up to
+    then and gives the config's visualizer back ends (local json, TensorBoard,
+    WandB), by layer and, as ``/all``, over all:
+
+    - ``firing_rate``: mean count / D, 0..1;
+    - ``dead``: share of channels that never fired in the window;
+    - ``saturated``: share of channels that always had the largest count;
+    - ``step_drift``: of layers with quantised weights, mean over channels of
+      ``|s - s0| / s0``, for step sizes s and those at the start of training
+      s0.
+
+    A layer all of whose channels are dead gets a warning in the log, and a
+    line when it is back. Outside the window nothing listens to the network,
+    nor to validation or to blocks that are recomputed in the backward pass.
+    With several processes the figures are those of all of them.
+
+    Args:
+        interval (int): Iterations from one report to the next.
+            Defaults to 100.
+        window (int): Iterations that a report is about, the last ones of the
+            interval. Defaults to 5.
+
+    Raises:
+        ValueError: If not 1 <= window <= interval; when training starts, if
+            the model has no spiking neuron.
+
+    Example::
+
+        >>> custom_hooks = [dict(type='mmqsdt.SpikeMonitorHook')]
+    """
+
+    def __init__(self, interval: int = 100, window: int = 5) -> None:
+        whole = all(
+            isinstance(x, int) and not isinstance(x, bool)
+            for x in (interval, window))
+        if not whole or not 1 <= window <= interval:
+            raise ValueError('needed are whole numbers 1 <= window <= '
+                             f'interval, got interval={interval!r}, '
+                             f'window={window!r}')
+        self.interval = interval
+        self.window = window
+        self._handles: list = []
+
+    def before_train(self, runner) -> None:
+        """Look up the layers; note the step sizes."""
+        model = runner.model
+        while is_model_wrapper(model):
+            model = model.module
+        self.model: nn.Module = model
+        self.neurons = spiking_neurons(model)
+        if not self.neurons:
+            raise ValueError(
+                'SpikeMonitorHook: not a spiking model, it has no neuron such '
+                'as IELIF; take the hook out of custom_hooks, an ANN '
+                'counterpart does not spike')
+        self.quantized = {
+            name: layer
+            for name, layer in model.named_modules()
+            if isinstance(layer, LSQWeight) and layer.bits is not None
+        }
+        settle_step_sizes(model)
+        self._first_steps = self._find_first_steps(runner)
+        self._firing: dict[str, Firing] = {}  # of the window so far
+        self._silent: set[str] = set()
+        self._warned = False
+
+    def _find_first_steps(self, runner) -> dict[str, Tensor]:
+        """Step sizes now, or when the training that is resumed began."""
+        now = {k: x.positive_step_size().detach().clone()
+               for k, x in self.quantized.items()}
+        hub = runner.message_hub
+        known = hub.runtime_info.get(STEPS, {}) if runner.iter else {}
+        first = {k: s.new_tensor(known.get(k, s.tolist()))
+                 for k, s in now.items()}
+        if any(first[k].shape != s.shape for k, s in now.items()):
+            first = now  # another network began
+        hub.update_info(STEPS, {k: s.tolist() for k, s in first.items()})
+        return first
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Listen, if the window has begun."""
+        left = self.interval - runner.iter % self.interval
+        if left > self.window or self._handles:
+            return
+        self._running = False
+        self._handles = [
+            self.model.register_forward_pre_hook(self._set_running(True)),
+            self.model.register_forward_hook(self._set_running(False)),
+            *(neuron.register_forward_hook(self._keep(name))
+              for name, neuron in self.neurons.items())
+        ]
+
+    def _set_running(self, running: bool):
+
+        def note(module, args, output=None) -> None:
+            # Validation runs in eval mode; a block is recomputed after the
+            # forward pass of the model.
+            self._running = running and module.training
+
+        return note
+
+    def _keep(self, name: str):
+
+        def keep(neuron, args, output: Tensor) -> None:
+            if not self._running or not output.numel():
+                return
+            found = Firing.of(neuron, output)
+            known = self._firing.get(name)
+            self._firing[name] = found if known is None else known + found
+
+        return keep
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None) -> None:
+        """Report at the end of the window."""
+        if (runner.iter + 1) % self.interval:
+            return
+        self._stop()
+        firing = self._gather()
+        runner.visualizer.add_scalars(
+            {**self._shares(firing), **self._step_drift()},
+            step=runner.iter + 1)
+        self._warn(firing, runner.iter + 1)
+
+    def after_train(self, runner) -> None:
+        """Take everything off the model."""
+        self._stop()
+
+    def _stop(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _gather(self) -> dict[str, Firing]:
+        """What fired in all processes, in the order of the network.
+
+        A layer may have run in some only: elsewhere no region was proposed.
+        """
+        found, self._firing = fetch(self._firing), {}
+        together: dict[str, Firing] = {}
+        for part in all_gather_object(found):
+            for name, f in part.items():
+                known = together.get(name)
+                together[name] = f if known is None else known + f
+        return {k: together[k] for k in self.neurons if k in together}
+
+    @staticmethod
+    def _shares(firing: dict[str, Firing]) -> dict[str, float]:
+        scalars = {}
+        for name, f in firing.items():
+            scalars[f'firing_rate/{name}'] = f.rate
+            scalars[f'dead/{name}'] = f.dead / f.channels
+            scalars[f'saturated/{name}'] = f.saturated / f.channels
+        if firing:
+            layers = firing.values()
+            elements = sum(f.elements for f in layers)
+            channels = sum(f.channels for f in layers)
+            scalars['firing_rate/all'] = sum(
+                f.rate * f.elements for f in layers) / elements
+            scalars['dead/all'] = sum(f.dead for f in layers) / channels
+            scalars['saturated/all'] = sum(
+                f.saturated for f in layers) / channels
+        return scalars
+
+    @torch.no_grad()
+    def _step_drift(self) -> dict[str, float]:
+        if not self.quantized:
+            return {}
+        drift = torch.stack([
+            (layer.positive_step_size() / self._first_steps[name] -
+             1).abs().mean() for name, layer in self.quantized.items()
+        ]).cpu()
+        names = [f'step_drift/{name}' for name in (*self.quantized, 'all')]
+        return dict(zip(names, [*drift.tolist(), float(drift.mean())]))
+
+    def _warn(self, firing: dict[str, Firing], iteration: int) -> None:
+        """One line when layers die, one when they are back."""
+        silent = {k for k, f in firing.items() if f.dead == f.channels}
+        back = (self._silent & firing.keys()) - silent
+        died = silent - self._silent
+        self._silent = (self._silent - back) | silent
+        when = f'iteration {iteration}: '
+        if died:
+            print_log(
+                f'{when}silent in the last {self.window} iterations: '
+                f'{", ".join(k for k in firing if k in died)}. No spike gets '
+                'through, so nothing behind learns from there. Lower the '
+                'learning rate or warm up longer, look at the norm or conv '
+                'before the neuron, or give the neuron a smaller threshold',
+                logger='current', level=WARNING)
+        if back:
+            print_log(f'{when}fires again: '
+                      f'{", ".join(k for k in firing if k in back)}',
+                      logger='current')
+        if not firing and not self._warned:
+            self._warned = True
+            print_log(
+                f'{when}SpikeMonitorHook saw no neuron run. A compiled model '
+                'hides its modules: train without compile to monitor it',
+                logger='current', level=WARNING)

@@ -1,0 +1,225 @@
+"""Whether a network will train: gradients and firing, layer by layer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from mmengine.config import Config
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from ..layers import IELIF, LSQWeight
+from ..models.counterpart import counterpart_config
+from .style import stage_of
+
+# Gradient of a part over that of the counterpart, up to which both train with
+# the same schedule.
+SOUND_RATIO = 3.
+
+
+@dataclass
+class NeuronState:
+    """What one neuron did with its potentials.
+
+    Attributes:
+        rate (float): Firing rate: mean count / D, 0..1.
+        below (float): Share of potentials at or below the window, 0..1.
+        above (float): Share at or above it, where a count is D: saturated.
+    """
+    rate: float
+    below: float
+    above: float
+
+
+@dataclass
+class GradientReport:
+    """Result of :func:`measure_gradients`, layers in order of the network.
+
+    Attributes:
+        layers (dict[str, float]): Norm of the gradient of the parameters of
+            each layer with weights, by path.
+        parts (dict[str, float]): The same by stage, neck and head, all
+            parameters together.
+        neurons (dict[str, NeuronState]): By path; none in an ANN.
+        loss (float): The sum of all losses.
+    """
+    layers: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+    neurons: dict[str, NeuronState] = field(default_factory=dict)
+    loss: float = 0.
+
+
+def part_of(path: str) -> str:
+    """Where a parameter or a neuron is: 'stage 3', 'roi_head.mask_head'."""
+    if path.startswith('roi_head.'):
+        return '.'.join(path.split('.')[:2])
+    return stage_of(path)
+
+
+@contextmanager
+def recorded_states(model: nn.Module) -> Iterator[dict[str, NeuronState]]:
+    """Collect what IE-LIF neurons do in all forward passes meanwhile."""
+    states: dict[str, NeuronState] = {}
+    sums: dict[str, Tensor] = {}  # elements, counts, below, above
+    handles = []
+    for name, neuron in model.named_modules():
+        if not isinstance(neuron, IELIF):
+            continue
+
+        def record(module, args, output, name=name):
+            with torch.no_grad():
+                # At T > 1 this leaves the membrane out.
+                u = (args[0] / module.threshold).double()
+                found = torch.stack([
+                    u.new_tensor(u.numel()),
+                    (output / module.amplitude).double().sum(),
+                    (u <= 0).sum(), (u >= module.levels).sum()])
+            # A head runs once for every level of a pyramid.
+            sums[name] = sums.get(name, 0) + found
+            number, counts, below, above = sums[name].tolist()
+            if number:
+                states[name] = NeuronState(
+                    counts / number / module.levels, below / number,
+                    above / number)
+
+        handles.append(neuron.register_forward_hook(record))
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def task_loss(model: nn.Module, batch: dict) -> Tensor:
+    """Sum of the losses of a model of any of the three frameworks."""
+    data = model.data_preprocessor(batch, training=True)
+    losses = model(**data, mode='loss')
+    return model.parse_losses(losses)[0]
+
+
+def measure_gradients(model: nn.Module, batch: dict,
+                      seed: int = 0) -> GradientReport:
+    """Run one training step without an optimizer and look at its gradients.
+
+    Batch norms are in training mode and keep their running statistics as
+    they were. Learned thresholds that have not started do so from the batch.
+
+    Args:
+        model (nn.Module): A whole model, changed in nothing but thresholds.
+        batch (dict): As a data loader of the training gives it.
+        seed (int): Of the samplers of regions and of dropout. Defaults to 0.
+
+    Raises:
+        ValueError: If the loss is not finite, or no parameter has a gradient.
+    """
+    buffers = {k: v.clone() for k, v in model.named_buffers()}
+    training = model.training
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        if any(isinstance(m, IELIF) and m.learned for m in model.modules()):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                task_loss(model, batch)
+        torch.manual_seed(seed)
+        model.zero_grad()
+        with recorded_states(model) as states:
+            loss = task_loss(model, batch)
+        loss.backward()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    report = GradientReport(neurons=states, loss=float(loss.detach()))
+    squares: dict[str, float] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            continue
+        square = float(parameter.grad.double().square().sum())
+        part = part_of(name)
+        squares[part] = squares.get(part, 0.) + square
+    report.parts = {name: value**0.5 for name, value in squares.items()}
+    for name, module in model.named_modules():
+        if isinstance(module, (LSQWeight, nn.Conv2d, nn.Linear)) and \
+                module.weight.grad is not None:
+            report.layers[name] = float(module.weight.grad.norm())
+    model.zero_grad()
+    model.train(training)
+    if not report.layers or not torch.isfinite(loss):
+        raise ValueError(f'the loss is {report.loss}: no gradient to look at')
+    return report
+
+
+def compare_with_counterpart(
+        cfg: Config, build, batch: dict,
+        seed: int = 0) -> tuple[GradientReport, GradientReport]:
+    """Measure a config and its ANN counterpart from the same start.
+
+    Args:
+        cfg (Config): Of a whole model.
+        build (Callable): From a config to its model, weights initialized
+            from torch's random numbers.
+        batch (dict): See :func:`measure_gradients`.
+        seed (int): Of weights and samplers. Defaults to 0.
+
+    Returns:
+        tuple: The report of the model, that of the counterpart.
+    """
+    reports = []
+    for config in (cfg, counterpart_config(cfg)):
+        torch.manual_seed(seed)
+        reports.append(measure_gradients(build(config), batch, seed))
+    return tuple(reports)
+
+
+def find_faults(report: GradientReport, ann: GradientReport,
+                limit: float = SOUND_RATIO) -> list[str]:
+    """Say in a line each what will keep a network from training.
+
+    Args:
+        report (GradientReport): Of the spiking model.
+        ann (GradientReport): Of its counterpart.
+        limit (float): Largest sound ratio of two gradients.
+            Defaults to 3.
+    """
+    faults = []
+    for name, norm in report.parts.items():
+        other = ann.parts.get(name, 0.)
+        if other and norm > limit * other:
+            faults.append(
+                f'{name}: the gradient is {norm / other:.1f} times that of '
+                'the ANN counterpart: it explodes on the way back. Use '
+                "threshold='learned', or a larger one")
+        elif other and norm * limit < other:
+            faults.append(
+                f'{name}: the gradient is {other / max(norm, 1e-30):.1f} '
+                'times smaller than that of the ANN counterpart: it '
+                'vanishes. Use threshold=\'learned\', or a smaller one')
+    for name, state in report.neurons.items():
+        if state.above > 0.9:
+            faults.append(f'{name}: {state.above:.0%} of its potentials are '
+                          'at or above the window: saturated, no gradient '
+                          'passes')
+        elif state.rate == 0:
+            faults.append(f'{name}: fires nothing')
+    return faults
+
+
+def print_gradients(report: GradientReport, ann: GradientReport) -> None:
+    """Print a line for each part: both gradients, and the firing rate."""
+    table = Table(
+        title='Norm of the gradient of all parameters', title_justify='left',
+        box=SIMPLE_HEAD)
+    table.add_column('part')
+    for title in ('this model', 'ANN counterpart', 'ratio', 'firing rate'):
+        table.add_column(title, justify='right')
+    for name, norm in report.parts.items():
+        other = ann.parts.get(name, 0.)
+        rates = [s.rate for n, s in report.neurons.items()
+                 if part_of(n) == name]
+        table.add_row(
+            name, f'{norm:.3g}', f'{other:.3g}',
+            f'{norm / other:.2f}' if other else '-',
+            f'{sum(rates) / len(rates):.2f}' if rates else '-')
+    Console().print(table)

@@ -1,0 +1,29 @@
+"""The ANN counterpart of a spiking model: the same classes, other settings."""
+
+from copy import deepcopy
+
+from mmengine.config import Config
+
+COUNTERPART = dict(weight_bits=None, neuron=dict(type='ReLU'))
+
+
+def counterpart_config(cfg: Config) -> Config:
+    """Return the config of the ANN counterpart: float weights and ReLU.
+
+    Args:
+        cfg (Config): Of a whole model, whose ``model`` has backbone, neck
+            and heads of mmqsdt at any depth; what else it has stays.
+    """
+    cfg = deepcopy(cfg)
+
+    def visit(part: dict | list) -> None:
+        for value in part.values() if isinstance(part, dict) else part:
+            if isinstance(value, (dict, list, tuple)):
+                visit(value)
+        if isinstance(part, dict) and str(part.get('type')).startswith(
+                ('mmqsdt.QSD', 'mmqsdt.Spike')):
+            for key, value in COUNTERPART.items():  # update() would merge
+                part[key] = deepcopy(value)
+
+    visit(cfg.model)
+    return cfg

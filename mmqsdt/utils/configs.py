@@ -1,0 +1,76 @@
+"""Where the shipped configs are, and how the tools are called."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+
+def get_config_path(name: str = '') -> str:
+    """Path of a config that ships with mmqsdt.
+
+    Args:
+        name (str): Such as 'det/qsdt_maskrcnn_coco.py'; empty for the
+            folder of them all.
+
+    Returns:
+        str: Absolute path, to load or to use in ``_base_``.
+
+    Raises:
+        FileNotFoundError: If there is no such config; names what there is.
+    """
+    package = Path(__file__).resolve().parents[1]
+    root = package / 'configs'  # an installed wheel
+    if not root.is_dir():
+        root = package.parent / 'configs'  # a checkout
+    path = root / name
+    if not path.exists():
+        known = sorted(
+            str(p.relative_to(root)) for p in root.glob('[cds]*/*.py'))
+        raise FileNotFoundError(
+            f'no config {name!r}; there are: {", ".join(known)}')
+    return str(path)
+
+
+def tool_command(name: str) -> str:
+    """How to call one of our tools: by its file in a checkout, else by -m.
+
+    Args:
+        name (str): Such as 'train'.
+    """
+    home = Path(__file__).resolve().parents[2]
+    if (home / f'tools/{name}.py').is_file():
+        return f'python tools/{name}.py'
+    return f'python -m mmqsdt {name}'
+
+
+def config_names() -> list[str]:
+    """Names of all shipped configs, such as 'cls/qsdt_digits'."""
+    root = Path(get_config_path())
+    return sorted(
+        path.relative_to(root).with_suffix('').as_posix()
+        for path in root.glob('[!_]*/*.py'))
+
+
+def find_config(name: str) -> str:
+    """Path of a config: the file of that name, else one that ships.
+
+    Args:
+        name (str): A path; or, where there is no such file, what ends the
+            path of a shipped config, with or without '.py':
+            'qsdt_maskrcnn_coco', 'configs/det/qsdt_maskrcnn_coco.py'.
+
+    Raises:
+        FileNotFoundError: If there is none; suggests the nearest.
+    """
+    if Path(name).is_file():
+        return name
+    wanted = name.removesuffix('.py').removeprefix('configs/')
+    known = config_names()
+    for each in known:
+        if wanted in (each, each.split('/')[1]):
+            return get_config_path(f'{each}.py')
+    stems = {each.split('/')[1]: each for each in known}
+    near = [stems[stem] for stem in get_close_matches(
+        wanted.split('/')[-1], stems, n=3)]
+    hint = f'; did you mean {" or ".join(near)}?' if near else ''
+    raise FileNotFoundError(
+        f'no config at {name}{hint}\n  all: python -m mmqsdt train --list')

@@ -6,7 +6,9 @@ from statistics import mean, stdev
 import numpy as np
 from scipy.stats import permutation_test, rankdata, ttest_rel
 
-IELIF = dict(type='mmqsdt.IELIF')
+IELIF = dict(type='mmqsdt.IELIF')  # as published, threshold 0.25
+FIXED = dict(type='mmqsdt.IELIF', threshold=0.75, amplitude=0.75)
+LEARNED = dict(type='mmqsdt.IELIF', threshold='learned')
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,16 @@ ARMS = {
     'lif_t1': Arm('binary LIF, T = 1', lif(0.5), cost=1.4),
     'lif_t4': Arm('binary LIF, T = 4', lif(0.5), time_steps=4, cost=4.5),
     'ielif': Arm('IE-LIF'),
+    'learned': Arm('IE-LIF, learned threshold', LEARNED, LEARNED),
+    'fixed': Arm('IE-LIF, threshold 0.75', FIXED, FIXED),
+    'learned_fgd': Arm(
+        'IE-LIF, learned threshold + FGD', LEARNED, LEARNED, fgd=FGD,
+        cost=1.5),
+    'learned_start': Arm(
+        'IE-LIF, learned threshold, from the ANN', LEARNED, LEARNED,
+        from_teacher=True),
+    'learned_2bit': Arm(
+        'IE-LIF, learned threshold', LEARNED, LEARNED, weight_bits=2),
     'ielif_fgd': Arm('IE-LIF + FGD', fgd=FGD, cost=1.5),
     'ielif_start': Arm('IE-LIF, from the ANN', from_teacher=True),
     'ielif_start_fgd': Arm(
@@ -70,13 +82,18 @@ ARMS = {
 COMPARISONS = (('ielif', 'lif_t1'), ('ielif', 'lif_t4'),
                ('ielif_fgd', 'ielif'), ('ielif_start', 'ielif'),
                ('ielif_start_fgd', 'ielif_start'),
-               ('ielif_2bit_fgd', 'ielif_2bit'), ('ann', 'ielif'))
+               ('ielif_2bit_fgd', 'ielif_2bit'), ('ann', 'ielif'),
+               ('learned', 'ielif'), ('learned', 'fixed'),
+               ('learned', 'lif_t4'), ('learned_fgd', 'learned'),
+               ('learned_start', 'learned'), ('learned_2bit', 'ielif_2bit'),
+               ('ann', 'learned'))
 
 # Tried on validation images: what -> (arm, its changes).
 LONG = dict(longer=4)
 SCALED = dict(layer_scale=0.1)
 SMALL = dict(attention_scale=1 / 32)
 TRIALS = {
+    'learned': ('learned', {}),
     'ann, lr 0.002': ('ann', dict(lr=2e-3)),
     'ielif, lr 0.002': ('ielif', dict(lr=2e-3)),
     'ielif_fgd, weight 1, lr 0.002':

@@ -7,6 +7,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     stop_signal=dict(type='mmqsdt.StopSignalHook'),
     non_finite=dict(type='mmqsdt.NonFiniteHook', policy='stop'),
+    small_batch=dict(type='mmqsdt.SmallBatchHook'),
     # With several processes: one set of batch norm statistics for all.
     statistics=dict(type='mmqsdt.AverageStatisticsHook'))
 env_cfg = dict(

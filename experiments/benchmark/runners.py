@@ -49,9 +49,9 @@ def fold_norms(model: nn.Module) -> nn.Module:
         folded = fold(replace(entry, spikes=None), 'count')
         layer = deepcopy(entry.layer)
         scale = folded.scale.view(-1, *[1] * (folded.weight.dim() - 1))
+        layer.bits = layer.step_size = None
         layer.weight = nn.Parameter(folded.weight * scale)
         layer.bias = nn.Parameter(folded.bias)
-        layer.bits = layer.step_size = None
         if isinstance(folded, FoldedConv):
             layer.padding = folded.padding
         replaced[entry.layer] = layer

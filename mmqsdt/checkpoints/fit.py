@@ -5,7 +5,15 @@ from torch import nn
 
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
 from .packing import is_packed, load_packed
-from .read import check_finite, load_state_dict
+from .read import (
+    check_finite,
+    find_state_dict,
+    load_state_dict,
+    read_checkpoint,
+)
+
+# Entries that a quantized or spiking layer has and its ANN counterpart lacks.
+NOT_OF_ANN = ('.step_size', '.log_threshold')
 
 
 def load_pretrained(module: nn.Module,
@@ -110,3 +118,59 @@ def load_for_test(model: nn.Module, path: str) -> None:
     if unexpected:
         message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
     print_log(message, logger='current')
+
+
+def load_counterpart(model: nn.Module, path: str) -> dict:
+    """Load the weights of an ANN counterpart into its spiking network.
+
+    Step sizes and learned thresholds, which the ANN has none of, are left
+    for :func:`mmqsdt.engine.calibrate.calibrate`.
+
+    Args:
+        model (nn.Module): The spiking network; filled in place.
+        path (str): See :func:`load_state_dict`.
+
+    Returns:
+        dict: What the checkpoint says of itself, its 'meta'.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, is of a spiking or quantized
+            network, lacks keys, has other shapes or values that are not
+            finite.
+    """
+    content = read_checkpoint(path)
+    state_dict = {k.removeprefix('module.'): v
+                  for k, v in find_state_dict(content, path).items()}
+    spiking = [k for k in state_dict if k.endswith(NOT_OF_ANN)]
+    if spiking:
+        raise ValueError(
+            f'{path} is of no ANN: it has {len(spiking)} step sizes and '
+            f'learned thresholds, e.g. {spiking[0]}. Expected is the '
+            'checkpoint of a training with weight_bits=None and '
+            "neuron=dict(type='ReLU'); to train a spiking network on, use "
+            'load_from or --resume')
+    own = {k: v for k, v in model.state_dict().items()
+           if not k.endswith(NOT_OF_ANN)}
+    missing = [k for k in own if k not in state_dict]
+    shapes = [f'{k} is {tuple(state_dict[k].shape)} in the file, '
+              f'{tuple(own[k].shape)} in the model' for k in own
+              if k in state_dict and state_dict[k].shape != own[k].shape]
+    if missing or shapes:
+        first = shapes[0] if shapes else f'{missing[0]} is missing'
+        raise ValueError(
+            f'{path} is not of the ANN counterpart of this '
+            f'{type(model).__name__}: of {len(own)} entries {len(missing)} '
+            f'are missing and {len(shapes)} have other shapes. First: '
+            f'{first}. Train the ANN with the same config, with '
+            "weight_bits=None and neuron=dict(type='ReLU') in backbone, neck "
+            'and heads alike')
+    check_finite(path, {k: state_dict[k] for k in own},
+                 {k for k, _ in model.named_buffers()})
+    unexpected = model.load_state_dict(state_dict, strict=False)[1]
+    message = f'{len(own)} of {len(own)} keys loaded from {path}'
+    if unexpected:
+        message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
+    print_log(message, logger='current')
+    meta = content.get('meta') if isinstance(content, dict) else None
+    return meta if isinstance(meta, dict) else {}

@@ -13,8 +13,10 @@ from ..checkpoints.resume import check_fits, set_resume
 from ..data.skip import refuse_broken, skip_broken
 from ..data.sources import check_data
 from ..engine.amp import use_amp
+from ..engine.batches import check_batches
 from ..engine.distributed import join_processes, name_lost_workers
 from ..utils.frameworks import check_framework
+from .calibrate import start_from_ann
 from .common import (
     add_common_arguments,
     check_length,
@@ -45,6 +47,11 @@ def parse_args() -> argparse.Namespace:
         '--resume', nargs='?', const='auto',
         help='continue from a checkpoint; without a path, from the last one '
         'in the work dir that is whole')
+    parser.add_argument(
+        '--from-ann', metavar='CHECKPOINT',
+        help='start as the ANN counterpart of this checkpoint, or work dir, '
+        'calibrated on 64 images as by tools/calibrate.py; a training that '
+        'is resumed has this behind it')
     parser.add_argument(
         '--unsafe-load', action='store_true',
         help='RISK: let checkpoints execute any code while they are read, as '
@@ -83,8 +90,11 @@ def main() -> None:
         if args.auto_scale_lr:
             cfg.auto_scale_lr.enable = True
         join_processes(cfg)
+        if args.from_ann and not cfg.get('resume'):
+            start_from_ann(cfg, args.from_ann)
         runner = Runner.from_cfg(cfg)
         check_fits(runner.model, cfg)
+        check_batches(runner)
     except (OSError, ImportError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from None
     try:

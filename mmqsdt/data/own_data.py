@@ -19,11 +19,11 @@ from .layout import Part, find_parts, read_lines
 
 # What a config is the child of, if none is named.
 BASES = dict(
-    folder='cls/qsdt_imagenet',
-    coco='det/qsdt_maskrcnn_coco',
-    coco_boxes='det/qsdt_retinanet_coco',
-    pairs='seg/qsdt_fpn_ade20k',
-    voc='det/qsdt_retinanet_coco')
+    folder='cls/qsdt-learned_imagenet',
+    coco='det/qsdt-learned_maskrcnn_coco',
+    coco_boxes='det/qsdt-learned_retinanet_coco',
+    pairs='seg/qsdt-learned_fpn_ade20k',
+    voc='det/qsdt-learned_retinanet_coco')
 SCOPES = dict(
     folder='mmpretrain', coco='mmdet', pairs='mmseg', voc='mmdet')
 MIN_CLASSES = dict(folder=2, coco=1, pairs=2, voc=1)

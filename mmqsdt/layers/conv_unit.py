@@ -47,4 +47,9 @@ class ConvUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.neuron is not None:
             x = self.neuron(x)
-        return self.norm(self.conv(x))
+        x = self.conv(x)
+        if isinstance(x, Tensor) and not len(x):
+            # No region: not every norm takes that. Its parameters still get
+            # a gradient, of zero, for which several processes wait.
+            return x + sum(0 * p.sum() for p in self.norm.parameters())
+        return self.norm(x)

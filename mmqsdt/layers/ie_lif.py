@@ -249,6 +249,16 @@ class IELIF(SpikingNeuron):
     def amplitude(self, value: float) -> None:
         self._amplitude = value
 
+    @torch.no_grad()
+    def set_threshold(self, value: float) -> None:
+        """Start a learned threshold from here, not from the next batch.
+
+        Args:
+            value (float): Positive and finite.
+        """
+        self.log_threshold.fill_(math.log(value))
+        self._started = True
+
     @torch.compiler.disable
     @torch.no_grad()
     def start_threshold(self, potential: Tensor) -> None:
@@ -264,8 +274,7 @@ class IELIF(SpikingNeuron):
         all_reduce(total)
         mean = float(total[0] / total[1].clamp(min=1))
         if 0 < mean < math.inf:
-            self.log_threshold.fill_(math.log(2 * mean / self.levels**0.5))
-            self._started = True
+            self.set_threshold(2 * mean / self.levels**0.5)
 
     def _scaled_threshold(self, potential: Tensor) -> Tensor:
         """theta, (1, ), whose gradient is scaled by 1 / sqrt(n D)."""

@@ -10,6 +10,9 @@ from ..registry import MODELS
 # nearly all weights would be clipped to the ends of the range.
 MIN_STEP_SHARE = 0.05
 
+INTEGER_FORM = 'mmqsdt.deploy.to_integer folds batch norms into a scale ' \
+    'behind the integers instead'
+
 
 class _QuantizeWeight(torch.autograd.Function):
     """LSQ's fake quantization; recomputes instead of saving intermediates."""
@@ -43,6 +46,37 @@ def round_to_codes(weight: Tensor, step: Tensor, qmin: int,
     return (weight / step).clamp_(qmin, qmax).round_()
 
 
+def smallest_step(step: Tensor) -> Tensor:
+    """The bound of step sizes that nobody gave one."""
+    return torch.minimum(MIN_STEP_SHARE * step.mean(), step.min())
+
+
+def channel_factor(scaled: Tensor, weight: Tensor) -> Tensor | None:
+    """Find the f of each output channel with scaled = f * weight.
+
+    Args:
+        scaled (Tensor): What may be a multiple of the weight.
+        weight (Tensor): (out_channels, ...).
+
+    Returns:
+        Tensor | None: float64, of a shape that broadcasts over the weight;
+        0 for channels that are all zero, and None if there is no such f.
+        Gradients pass to whatever the factor was made of.
+    """
+    if scaled.shape != weight.shape:
+        return None
+    dims = tuple(range(1, weight.dim()))
+    a, b = scaled.double(), weight.double()
+    square = b.square().sum(dims, keepdim=True)
+    factor = (a * b).sum(dims, keepdim=True) / torch.where(
+        square > 0, square, 1.)
+    # Rounded once by the factor, and once by who made it.
+    info = torch.finfo(scaled.dtype)
+    close = (a - factor * b).abs() <= 4 * info.eps * (factor * b).abs() + \
+        info.tiny
+    return factor if close.all() else None
+
+
 class LSQWeight:
     r"""Mixin that quantizes ``self.weight`` of a conv or linear layer.
 
@@ -63,9 +97,18 @@ class LSQWeight:
     started, and above 0 in every checkpoint: an optimizer such as Adam moves
     it by its learning rate, whatever its size.
 
+    Weights and step size belong together. Tools that fold a norm into a layer
+    put a multiple of its weights in their place, channel by channel; the step
+    size takes part in that, and the codes stay. So
+    ``mmcv.cnn.utils.fuse_conv_bn`` and ``torch.nn.utils.fusion`` give equal
+    outputs. A negative factor turns the codes around; where the lowest one,
+    which has no counterpart, would have to be, it is refused.
+
     Source: LSQ (arXiv 1902.08153), eq. 1-3 and section 2.1; the scale over
     the whole tensor as in QSD-Transformer (arXiv 2501.13492).
     """
+
+    _loading = False
 
     def _init_quantizer(self, bits: int | None) -> None:
         if bits not in (2, 3, 4, 8, None) or isinstance(bits, float):
@@ -98,11 +141,28 @@ class LSQWeight:
     @torch.compiler.disable
     def settle_step_size(self) -> None:
         """First use: follow weights that were re-initialised meanwhile."""
-        if self._step_is_default and not self.weight.is_meta:
+        if not self.weight.is_meta:
+            self._follow_weight()
             self._step_is_default = False
-            if torch.equal(self.step_size.detach(),
-                           self.initial_step.expand_as(self.step_size)):
-                self.reset_step_size()
+
+    def _follow_weight(self) -> None:
+        """Derive a step size again that nobody has set."""
+        if self._step_is_default and not self.weight.is_meta and torch.equal(
+                self.step_size.detach(),
+                self.initial_step.expand_as(self.step_size)):
+            self.reset_step_size()
+
+    @torch.no_grad()
+    def set_step_size(self, step: Tensor) -> None:
+        """Take a step size found elsewhere as settled.
+
+        Args:
+            step (Tensor): (out_channels,), finite and positive. Its bound
+                is 1/20 of the mean, or the smallest, if that is less.
+        """
+        self._step_is_default = False
+        self.step_size.copy_(step)
+        self.min_step.copy_(smallest_step(step))
 
     def positive_step_size(self) -> Tensor:
         """The step size in use, (out_channels,), never below its minimum.
@@ -119,6 +179,68 @@ class LSQWeight:
         if self.bits is not None and not self.step_size.is_meta and \
                 self.step_size.is_leaf:
             self.step_size.clamp_(min=self.min_step)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == 'weight' and isinstance(value, nn.Parameter):
+            self._follow_factor(value)
+        super().__setattr__(name, value)
+
+    @torch.no_grad()
+    def _follow_factor(self, scaled: nn.Parameter) -> None:
+        """Before a multiple of the weight takes its place: scale the step.
+
+        Raises:
+            ValueError: If a code would have to be turned around that has no
+                counterpart.
+        """
+        weight = self._parameters.get('weight')
+        if getattr(self, 'bits', None) is None or self._loading or \
+                weight is None or weight is scaled or weight.is_meta or \
+                scaled.is_meta or weight.device != scaled.device or \
+                weight.dtype != scaled.dtype:
+            return
+        factor = channel_factor(scaled, weight)
+        if factor is None or (factor == 1).all():
+            return
+        code = self.integer_weight() * factor.sign().to(torch.int16)
+        if code.max() > self.qmax:
+            raise ValueError(
+                f'a factor below 0, of a batch norm, turns code {self.qmin} '
+                f'of a {self.bits}-bit {type(self).__name__} into '
+                f'{-self.qmin}, which {self.bits} bits do not hold: it cannot '
+                f'be folded into the weights. {INTEGER_FORM}')
+        shape = [-1] + [1] * (weight.dim() - 1)
+        step = self.positive_step_size().double() * torch.where(
+            factor == 0, 1., factor).abs().flatten()
+        self.step_size.copy_(
+            step.clamp(min=torch.finfo(weight.dtype).tiny))
+        self.min_step.clamp_(max=self.step_size.min())
+        # Rounding may have moved a weight over the edge between two codes.
+        code = code.to(weight.dtype)
+        step = self.step_size.view(shape)
+        moved = round_to_codes(scaled, step, self.qmin, self.qmax) != code
+        scaled.copy_(torch.where(moved, code * step, scaled))
+
+    def quantized_multiple(self, weight: Tensor) -> Tensor:
+        """Read a multiple of the weight as one of the quantized weight.
+
+        Args:
+            weight (Tensor): The weight, or the quantized weight, times a
+                factor for each output channel.
+
+        Raises:
+            ValueError: If it is no such multiple.
+        """
+        quantized = self.quantized_weight()
+        factor = channel_factor(weight, self.weight)
+        if factor is not None:
+            return quantized * factor.to(quantized.dtype)
+        if channel_factor(weight, quantized) is not None:
+            return weight
+        raise ValueError(
+            f'a {type(self).__name__} multiplies with its quantized weights, '
+            'or with a multiple of them for each channel; it was given '
+            f'others. Call the layer itself. {INTEGER_FORM}')
 
     def quantized_weight(self) -> Tensor:
         """Return w_q = s * code, of the weight's shape; w without bits."""
@@ -147,6 +269,8 @@ class LSQWeight:
                               self.qmax).to(torch.int8)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        # Who loads it takes the step size for a learned one.
+        self._follow_weight()
         self.bound_step_size()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         # Beside the version of each module, so that a resumed training has
@@ -159,9 +283,11 @@ class LSQWeight:
                               strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
         key = f'{prefix}step_size'
+        self._loading = True  # weights bring their own step size
         super()._load_from_state_dict(state_dict, prefix, local_metadata,
                                       strict, missing_keys, unexpected_keys,
                                       error_msgs)
+        self._loading = False
         if self.bits is None or f'{prefix}weight' not in state_dict:
             return
         if key in state_dict:
@@ -173,8 +299,7 @@ class LSQWeight:
                 return
             # Published checkpoints know no bound: what was learned elsewhere
             # is right as it is.
-            smallest = torch.minimum(MIN_STEP_SHARE * step.mean(), step.min())
-            bound = local_metadata.get('min_step', float(smallest))
+            bound = local_metadata.get('min_step', float(smallest_step(step)))
             if not (isinstance(bound, float) and 0 < bound < float('inf')):
                 error_msgs.append(f'the lower bound of {key} must be '
                                   f'positive, the checkpoint says {bound!r}')
@@ -214,7 +339,19 @@ class LSQConv2d(LSQWeight, nn.Conv2d):
         self._init_quantizer(bits)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.quantized_weight(), self.bias)
+        return super()._conv_forward(x, self.quantized_weight(), self.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor,
+                      bias: Tensor | None) -> Tensor:
+        """For tools that go past forward, such as efficient_conv_bn_eval.
+
+        Raises:
+            ValueError: If they bring other weights than a multiple, by
+                channel, of those that the layer has.
+        """
+        if self.bits is not None:
+            weight = self.quantized_multiple(weight)
+        return super()._conv_forward(input, weight, bias)
 
 
 @MODELS.register_module()

@@ -3,6 +3,9 @@
 from copy import deepcopy
 
 from mmengine.config import Config
+from torch import nn
+
+from ..layers import LSQWeight, SpikingNeuron
 
 COUNTERPART = dict(weight_bits=None, neuron=dict(type='ReLU'))
 
@@ -27,3 +30,19 @@ def counterpart_config(cfg: Config) -> Config:
 
     visit(cfg.model)
     return cfg
+
+
+def counterpart_model(model: nn.Module) -> nn.Module:
+    """Return a copy with float weights, and ReLU for every neuron.
+
+    Args:
+        model (nn.Module): Of any kind; what else it has stays.
+    """
+    model = deepcopy(model)
+    for module in list(model.modules()):
+        if isinstance(module, LSQWeight):
+            module.bits = None
+        for name, child in module.named_children():
+            if isinstance(child, SpikingNeuron):
+                module._modules[name] = nn.ReLU()
+    return model

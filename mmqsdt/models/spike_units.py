@@ -81,6 +81,21 @@ class SpikeLinear(nn.Module):
         return self.fc(self.neuron(x))
 
 
+class PixelShuffle(nn.PixelShuffle):
+    """``nn.PixelShuffle`` that also takes an empty batch.
+
+    PyTorch's own fails in the backward pass then.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        if len(x):
+            return super().forward(x)
+        channels, height, width = x.shape[1:]
+        s = self.upscale_factor
+        return x.reshape(0, channels // s**2, s * height, s * width)
+
+
 def to_spike_conv(layer: nn.Module, neuron: dict,
                   weight_bits: int | None) -> SpikeConv:
     """The spiking unit in place of a stock conv.

@@ -7,10 +7,12 @@ from .draw_predictions import DrawPredictionsHook
 from .integer_training import IntegerTrainingHook
 from .monitor import SpikeMonitorHook
 from .non_finite import NonFiniteError, NonFiniteHook
+from .small_batch import SmallBatchHook
 from .stop import StopSignalHook
 
 __all__ = [
     'AverageStatisticsHook', 'ChannelsLastHook', 'DrawPredictionsHook',
     'IntegerTrainingHook', 'NonFiniteError', 'NonFiniteHook',
-    'ReliableCheckpointHook', 'SpikeMonitorHook', 'StopSignalHook'
+    'ReliableCheckpointHook', 'SmallBatchHook', 'SpikeMonitorHook',
+    'StopSignalHook'
 ]

@@ -15,6 +15,7 @@ from ...checkpoints.resume import INTERRUPTED, STATE
 from ...registry import HOOKS
 from ..data_order import follow_random_numbers, order_data
 from ..random_states import random_states, set_random_states
+from ..resumed_settings import overruled_settings, overruled_text
 
 
 class SavingError(OSError):
@@ -60,6 +61,9 @@ class ReliableCheckpointHook(CheckpointHook):
         """Keep what belongs to this hook until the training starts."""
         if not runner._resume:
             return
+        lines = overruled_settings(runner, checkpoint)
+        if lines:
+            runner.logger.warning(overruled_text(lines, runner._load_from))
         self._resumed = checkpoint.get(STATE)
         if self._resumed is None:
             runner.logger.warning(
@@ -99,9 +103,14 @@ class ReliableCheckpointHook(CheckpointHook):
                 f'there are {runner.world_size}: their random numbers start '
                 'again from the seed.')
         self._validated = self._resumed['validated']
+        done, length, name = _progress(runner.train_loop)
+        if done >= length:
+            runner.logger.warning(
+                f'Nothing is left to train: the checkpoint is that of '
+                f'{name}={done}. To train on, set a greater train_cfg.{name}')
         if self._owes_validation(runner):
-            runner.logger.info('The run was interrupted before it validated '
-                               'this checkpoint: done now.')
+            runner.logger.info('The checkpoint was saved before its '
+                               'validation: done now.')
             runner.val_loop.run()
 
     def _owes_validation(self, runner) -> bool:
@@ -109,8 +118,7 @@ class ReliableCheckpointHook(CheckpointHook):
         if runner.val_loop is None or self._validated == runner.iter or \
                 self._resumed['epoch_iter']:
             return False
-        done, length = (loop.epoch, loop.max_epochs) if isinstance(
-            loop, EpochBasedTrainLoop) else (loop.iter, loop.max_iters)
+        done, length, _ = _progress(loop)
         return done >= loop.val_begin and (done % loop.val_interval == 0
                                            or done == length)
 
@@ -246,3 +254,10 @@ class ReliableCheckpointHook(CheckpointHook):
                 epoch_iter=self._epoch_iter,
                 epoch_length=len(runner.train_loop.dataloader),
                 infinite=infinite)
+
+
+def _progress(loop) -> tuple[int, int, str]:
+    """What is done, what is to be done, and the name of that setting."""
+    if isinstance(loop, EpochBasedTrainLoop):
+        return loop.epoch, loop.max_epochs, 'max_epochs'
+    return loop.iter, loop.max_iters, 'max_iters'

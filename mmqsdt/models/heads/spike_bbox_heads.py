@@ -1,7 +1,8 @@
 """Spiking box heads, for MMDetection."""
 
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
-from torch import nn
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
 
 from ...registry import MODELS
 from ..spike_units import HEAD_NEURON, SpikeLinear, to_spike_conv
@@ -70,6 +71,29 @@ class SpikeConvFCBBoxHead(ConvFCBBoxHead):
         for i, fc in enumerate(fcs):
             fcs[i] = SpikeLinear(fc.in_features, fc.out_features, **self.unit)
         return convs, fcs, channels
+
+    def loss(self, cls_score: Tensor, bbox_pred: Tensor, *args,
+             **kwargs) -> dict:
+        """mmdet's, with a loss of zero for the scores of no region.
+
+        mmdet leaves it out. Then fc_cls has no gradient, and with several
+        processes the others wait for it.
+        """
+        losses = super().loss(cls_score, bbox_pred, *args, **kwargs)
+        if cls_score is not None and not len(cls_score):
+            losses['loss_cls'] = cls_score.sum()
+        return losses
+
+    def refine_bboxes(self, sampling_results: list, bbox_results: dict,
+                      batch_img_metas: list[dict]) -> list[InstanceData]:
+        """mmdet's, and no boxes of no region.
+
+        mmdet ends the cascade there. Then its later stages have no gradient.
+        """
+        if not len(bbox_results['cls_score']):
+            return [InstanceData(bboxes=r.priors) for r in sampling_results]
+        return super().refine_bboxes(sampling_results, bbox_results,
+                                     batch_img_metas)
 
 
 @MODELS.register_module()

@@ -4,7 +4,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import nn
 
 from ...registry import MODELS
-from ..spike_units import HEAD_NEURON, SpikeConv, to_spike_conv
+from ..spike_units import HEAD_NEURON, PixelShuffle, SpikeConv, to_spike_conv
 
 
 @MODELS.register_module()
@@ -55,7 +55,7 @@ class SpikeFCNMaskHead(FCNMaskHead):
             self.upsample = nn.Sequential(
                 SpikeConv(self.upsample.in_channels,
                           self.upsample.out_channels * self.scale_factor**2,
-                          1, **unit), nn.PixelShuffle(self.scale_factor))
+                          1, **unit), PixelShuffle(self.scale_factor))
         self.conv_logits = to_spike_conv(self.conv_logits, **unit)
         # The base class applies it behind the deconv, where none is needed.
         self.relu = nn.Identity()

@@ -1,0 +1,214 @@
+"""Score of the calibrated network, and after a tenth of the training.
+
+    python tools/calibration.py --page docs/calibration.md
+
+For each task of the digits the ANN counterpart is trained once; then, for
+each number of bits and levels, it is calibrated, tested, and trained for a
+tenth of the iterations. What the json has already is not repeated.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmqsdt.checkpoints.atomic import write_atomically
+from mmqsdt.models.counterpart import counterpart_config
+from mmqsdt.utils.configs import find_config
+from mmqsdt.utils.frameworks import check_framework
+
+from .markdown import write_table
+from .seeds import METRICS, last_scores
+
+TOOLS = Path(__file__).resolve().parents[1] / 'tools'
+TASKS = dict(
+    cls='cls/qsdt_digits', det='det/qsdt_maskrcnn_digits',
+    seg='seg/qsdt_fpn_digits')
+SETTINGS = tuple((bits, levels) for bits in (4, 8) for levels in (4, 8, 15))
+# Of the training's length, and of its learning rate.
+SHARE, RATE = 0.1, 0.25
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--tasks', nargs='+', choices=TASKS, default=list(TASKS),
+        help='default: all three')
+    parser.add_argument(
+        '--out', type=Path, default='docs/calibration.json',
+        help='the scores; default: docs/calibration.json')
+    parser.add_argument(
+        '--page', type=Path, help='.md file to put the table into, between '
+        'its marks of the name of --out; default: --out as .md')
+    parser.add_argument(
+        '--work-dir', type=Path, default='work_dirs/calibration',
+        help='of configs and trainings; default: work_dirs/calibration')
+    return parser.parse_args()
+
+
+def with_setting(cfg: Config, bits: int, levels: int) -> Config:
+    """The config with these weights and neurons, wherever it has such."""
+    cfg = deepcopy(cfg)
+
+    def visit(part: dict | list) -> None:
+        for value in part.values() if isinstance(part, dict) else part:
+            if isinstance(value, (dict, list, tuple)):
+                visit(value)
+        if isinstance(part, dict) and str(part.get('type')).startswith(
+                ('mmqsdt.QSD', 'mmqsdt.Spike')):
+            part['weight_bits'] = bits
+            part['neuron'] = dict(part['neuron'], levels=levels)
+
+    visit(cfg.model)
+    return cfg
+
+
+def shortened(cfg: Config) -> Config:
+    """The config with a tenth of its iterations, warm-up and decay in it."""
+    cfg = deepcopy(cfg)
+    length = cfg.train_cfg.get('max_iters')
+    if length is None:
+        check_framework(cfg)
+        loader = dict(cfg.train_dataloader, num_workers=0)
+        length = cfg.train_cfg.max_epochs * len(
+            Runner.build_dataloader(loader))
+    length = max(2, round(SHARE * length))
+    warm = length // 10
+    cfg.train_cfg = dict(
+        type='IterBasedTrainLoop', max_iters=length, val_interval=length)
+    cfg.param_scheduler = [
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=warm,
+             end=length)]
+    if warm:
+        cfg.param_scheduler.insert(0, dict(
+            type='LinearLR', start_factor=0.01, by_epoch=False, end=warm))
+    cfg.optim_wrapper.optimizer.lr *= RATE
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=length)
+    cfg.default_hooks.logger.update(log_metric_by_epoch=False)
+    cfg.log_processor = dict(cfg.get('log_processor') or {}, by_epoch=False)
+    return cfg
+
+
+def run_tool(name: str, log: Path, *args: str | Path) -> None:
+    """Run a tool in a process of its own.
+
+    Raises:
+        RuntimeError: If it fails, with the end of its log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open('w') as file:
+        done = subprocess.run(
+            [sys.executable, TOOLS / f'{name}.py', *map(str, args)],
+            stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode:
+        end = '\n'.join(log.read_text().splitlines()[-5:])
+        raise RuntimeError(f'{name} failed; the end of {log}:\n{end}')
+
+
+def tested_scores(work_dir: Path) -> dict[str, float]:
+    """Scores of the latest test in a work dir."""
+    latest = sorted(work_dir.glob('*/*.json'))[-1]
+    found = json.loads(latest.read_text())
+    return {key: found[key] for key in METRICS if key in found}
+
+
+class Runs:
+    """Scores by task and setting, kept in a json."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.scores = json.loads(out.read_text()) if out.exists() else {}
+
+    def get(self, task: str, name: str, measure: Callable, *args) -> None:
+        """Measure what is not known yet, and write it down."""
+        known = self.scores.setdefault(task, {})
+        if name not in known:
+            known[name] = measure(*args)
+            write_atomically(
+                self.out, (json.dumps(self.scores, indent=1) + '\n').encode())
+            print(f'{task} {name}: {known[name]}', flush=True)
+
+
+def train_ann(cfg: Config, folder: Path) -> dict[str, float]:
+    """Scores of the counterpart; it goes on where it was interrupted."""
+    config = folder / 'ann.py'
+    counterpart_config(cfg).dump(config)
+    run_tool('train', folder / 'ann.log', config, '--work-dir',
+             folder / 'ann', '--resume')
+    return last_scores(folder / 'ann')
+
+
+def calibrated(cfg: Config, ann: Path, place: Path) -> dict[str, float]:
+    """Scores of the calibrated network."""
+    place.mkdir(parents=True, exist_ok=True)
+    config, start = place / 'config.py', place / 'calibrated.pth'
+    cfg.dump(config)
+    run_tool('calibrate', place / 'calibrate.log', config, ann, start)
+    run_tool('test', place / 'test.log', config, start, '--work-dir',
+             place / 'test')
+    return tested_scores(place / 'test')
+
+
+def trained(cfg: Config, ann: Path, place: Path) -> dict[str, float]:
+    """Scores after a tenth of the training from there."""
+    place.mkdir(parents=True, exist_ok=True)
+    config = place / 'short.py'
+    shortened(cfg).dump(config)
+    run_tool('train', place / 'train.log', config, '--work-dir',
+             place / 'train', '--from-ann', ann)
+    return last_scores(place / 'train')
+
+
+def run_task(task: str, runs: Runs, folder: Path) -> None:
+    """All runs of a task that are not known yet."""
+    cfg = Config.fromfile(find_config(TASKS[task]))
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.get(task, 'ann', train_ann, cfg, folder)
+    for bits, levels in SETTINGS:
+        name = f'{bits} bits, D {levels}'
+        args = (with_setting(cfg, bits, levels), folder / 'ann',
+                folder / f'{bits}bit_{levels}')
+        runs.get(task, name, calibrated, *args)
+        runs.get(task, f'{name}, trained', trained, *args)
+
+
+def table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The table, in Markdown: a line for each metric and setting."""
+    lines = ['| score | weights | D | ANN | calibrated alone | after a tenth '
+             'of the training |', '|---|---|---|---|---|---|']
+    for task in (task for task in TASKS if task in scores):
+        known = scores[task]
+        for key in known['ann']:
+            title, digits = METRICS[key]
+            for bits, levels in SETTINGS:
+                name = f'{bits} bits, D {levels}'
+                cells = [
+                    f'{known[column][key]:.{digits}f}' if column in known
+                    else 'not run'
+                    for column in ('ann', name, f'{name}, trained')]
+                lines.append(' | '.join(
+                    [f'| {title}', f'{bits} bits', str(levels), *cells])
+                    + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+def main() -> None:
+    args = parse_args()
+    runs = Runs(args.out)
+    try:
+        for task in args.tasks:
+            run_task(task, runs, args.work_dir / task)
+        text = table(runs.scores)
+        write_table(text, args.page or args.out.with_suffix('.md'),
+                    args.out.stem)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    print(text)

@@ -27,7 +27,6 @@ LINES = 450
 TOO_LONG = {
     'mmqsdt/compat/mmcv_ops.py',
     'mmqsdt/data/digits.py',
-    'mmqsdt/measure/energy.py',
     'tests/test_checkpoints/test_packing.py',
     'tests/test_compat/test_mmcv_ops.py',
     'tests/test_data/test_digits.py',

@@ -21,6 +21,7 @@ def network_outputs(model: nn.Module, images, part: str = 'whole') -> dict:
         dict: By name, maps (B, C, H, W) or features (B, C):
 
         - backbone: feat0, feat1, ..., one for each of its out_indices;
+        - network of one's own: output, if it is one tensor;
         - classifier: logits;
         - segmenter: logits, of the size that the head computes;
         - dense detector: cls0, bbox0, ..., of each level;
@@ -28,7 +29,9 @@ def network_outputs(model: nn.Module, images, part: str = 'whole') -> dict:
           feat0, ..., the maps that regions are cut from.
     """
     if part == 'backbone' or not hasattr(model, 'backbone'):
-        return numbered(feat=getattr(model, 'backbone', model)(images))
+        outputs = getattr(model, 'backbone', model)(images)
+        return numbered(feat=outputs) if isinstance(
+            outputs, (tuple, list)) else dict(output=outputs)
     features = model.extract_feat(images)
     if hasattr(model, 'roi_head'):
         scores, deltas = model.rpn_head(features)

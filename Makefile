@@ -53,11 +53,12 @@ ablation: install
 # Three seeds: docs/heads.md.
 heads: install
 	$(PY) tools/prepare_data.py digits
-	$(PY) tools/compare_configs.py det/qsdt_maskrcnn-stock-heads_digits.py \
-	    det/qsdt_maskrcnn_digits.py det/qsdt-4bit-heads_maskrcnn_digits.py \
+	$(PY) tools/compare_configs.py det/qsdt-float-heads_maskrcnn_digits.py \
+	    det/qsdt_maskrcnn_digits.py det/qsdt_maskrcnn-stock-heads_digits.py \
 	    --jobs 2 --out docs/heads_det.json --page docs/heads.md
-	$(PY) tools/compare_configs.py seg/qsdt_fpn-stock-head_digits.py \
-	    seg/qsdt_fpn_digits.py seg/qsdt-4bit-head_fpn_digits.py \
+	$(PY) tools/compare_configs.py seg/qsdt-float-head_fpn_digits.py \
+	    seg/qsdt_fpn_digits.py seg/qsdt_fpn-stock-head_digits.py \
+	    seg/r18-half_fpn_digits.py \
 	    --jobs 2 --out docs/heads_seg.json --page docs/heads.md
 
 # Three trainings and 18 short ones: docs/calibration.md.

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 import mmqsdt
+from mmqsdt.cli.ending import command
 from mmqsdt.measure import spike_entropy
 
 from .ablation_arms import (
@@ -349,13 +350,11 @@ def run_all(args: argparse.Namespace) -> None:
     write_table(ablation_tables(content), out.with_suffix('.md'))
 
 
+@command
 def main() -> None:
     args = parse_args()
     quiet()
-    try:
-        run_all(args)
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
-        raise SystemExit(error.args[0]) from None
+    run_all(args)
 
 
 if __name__ == '__main__':

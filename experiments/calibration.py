@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmqsdt.checkpoints.atomic import write_atomically
+from mmqsdt.cli.ending import command
 from mmqsdt.models.counterpart import counterpart_config
 from mmqsdt.utils.configs import find_config
 from mmqsdt.utils.frameworks import check_framework
@@ -200,15 +201,13 @@ def table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
+@command
 def main() -> None:
     args = parse_args()
     runs = Runs(args.out)
-    try:
-        for task in args.tasks:
-            run_task(task, runs, args.work_dir / task)
-        text = table(runs.scores)
-        write_table(text, args.page or args.out.with_suffix('.md'),
-                    args.out.stem)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    for task in args.tasks:
+        run_task(task, runs, args.work_dir / task)
+    text = table(runs.scores)
+    write_table(text, args.page or args.out.with_suffix('.md'),
+                args.out.stem)
     print(text)

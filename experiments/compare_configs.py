@@ -14,6 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from mmqsdt.cli.ending import command
 from mmqsdt.utils.configs import find_config
 
 from .markdown import write_table
@@ -130,14 +131,12 @@ def run_all(args: argparse.Namespace) -> str:
     return seeds_table({name: content['runs'][name] for name in configs})
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        table = run_all(args)
-        write_table(table, args.page or args.out.with_suffix('.md'),
-                    args.out.stem)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    table = run_all(args)
+    write_table(table, args.page or args.out.with_suffix('.md'),
+                args.out.stem)
     print(table)
 
 

@@ -21,6 +21,7 @@ from mmqsdt.checkpoints.fit import load_for_test
 from mmqsdt.checkpoints.packing import pack
 from mmqsdt.checkpoints.resume import find_checkpoint
 from mmqsdt.cli.common import add_common_arguments, load_config, use_double
+from mmqsdt.cli.ending import command
 from mmqsdt.data.sources import check_data
 from mmqsdt.deploy import compare_forms, to_form
 from mmqsdt.utils.build import load_batches
@@ -235,21 +236,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        if args.images < 1:
-            raise ValueError(f'--images must be at least 1, got {args.images}')
-        cfg = load_config(args)
-        check_framework(cfg)
-        check_data(cfg, ('test', ))
-        checkpoint = find_checkpoint(args.checkpoint)
-        cfg.load_from, cfg.resume = None, False
-        cfg.work_dir = str(Path(cfg.work_dir, 'forms'))
-        MMLogger.get_current_instance().setLevel('WARNING')
-        found = measure_forms(cfg, checkpoint, args.images, args.double)
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
-        raise SystemExit(error.args[0]) from None
+    if args.images < 1:
+        raise ValueError(f'--images must be at least 1, got {args.images}')
+    cfg = load_config(args)
+    check_framework(cfg)
+    check_data(cfg, ('test', ))
+    checkpoint = find_checkpoint(args.checkpoint)
+    cfg.load_from, cfg.resume = None, False
+    cfg.work_dir = str(Path(cfg.work_dir, 'forms'))
+    MMLogger.get_current_instance().setLevel('WARNING')
+    found = measure_forms(cfg, checkpoint, args.images, args.double)
     table = forms_table(found, args.images)
     if args.page:
         write_table(table, args.page, Path(args.config).stem)

@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mmqsdt.cli.common import load_config
+from mmqsdt.cli.ending import command
 from mmqsdt.distill.hook import FGDistillHook
 from mmqsdt.distill.teacher import build_network
 from mmqsdt.registry import HOOKS
@@ -290,24 +291,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     args = parse_args()
     MMLogger.get_current_instance().setLevel('WARNING')
-    try:
-        if min(args.batch, *args.sizes, args.rounds) < 1 or args.warmup < 0:
-            raise ValueError('--batch, --sizes and --rounds must be at least '
-                             '1, --warmup at least 0')
-        if args.threads:
-            torch.set_num_threads(args.threads)
-        cfg = load_config(args)
-        find_hook(cfg)
-        check_framework(cfg)
-        report = DistillCost(
-            Path(args.config).stem, args.batch, torch.get_num_threads(),
-            args.rounds, args.clock)
-        measure(report, cfg, args.sizes, args.warmup)
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
-        raise SystemExit(error.args[0]) from None
+    if min(args.batch, *args.sizes, args.rounds) < 1 or args.warmup < 0:
+        raise ValueError('--batch, --sizes and --rounds must be at least '
+                         '1, --warmup at least 0')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    cfg = load_config(args)
+    find_hook(cfg)
+    check_framework(cfg)
+    report = DistillCost(
+        Path(args.config).stem, args.batch, torch.get_num_threads(),
+        args.rounds, args.clock)
+    measure(report, cfg, args.sizes, args.warmup)
     print_cost(report)
     out_dir = Path(cfg.work_dir)
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,6 @@ LINES = 450
 TOO_LONG = {
     'mmqsdt/compat/mmcv_ops.py',
     'mmqsdt/data/digits.py',
-    'mmqsdt/measure/energy.py',
     'tests/test_checkpoints/test_packing.py',
     'tests/test_compat/test_mmcv_ops.py',
     'tests/test_data/test_digits.py',
@@ -179,3 +178,41 @@ def test_no_file_is_too_long():
     found = {str(path.relative_to(ROOT)) for path in paths
              if len(path.read_text().splitlines()) > LINES}
     assert found == TOO_LONG
+
+
+def text_calls(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and method of what reads or writes text without a helper."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else \
+            getattr(node.func, 'id', '')
+        keywords = {each.arg: each.value for each in node.keywords}
+        mode = keywords.get('mode', node.args[1] if len(node.args) > 1 else
+                            ast.Constant('r'))
+        binary = isinstance(mode, ast.Constant) and 'b' in str(mode.value)
+        if name in ('read_text', 'write_text') and isinstance(
+                node.func, ast.Attribute) or name == 'open' and isinstance(
+                    node.func, ast.Name) and not binary:
+            encoding = keywords.get('encoding')
+            if getattr(encoding, 'value', '') != 'utf-8-sig':
+                yield node.lineno, name
+
+
+def test_text_is_utf8_and_written_whole():
+    """By mmqsdt.utils.text and mmqsdt.checkpoints.atomic."""
+    found = {f'{path.relative_to(ROOT)}:{line}: {name}'
+             for name, path in sources().items()
+             if not name.startswith('experiments')
+             for line, name in text_calls(path)}
+    assert found == set()
+
+
+@pytest.mark.parametrize('text, found', [
+    ('p.read_text()', True), ("p.read_text(encoding='utf-8')", True),
+    ("p.read_text(encoding='utf-8-sig')", False), ('p.write_text(x)', True),
+    ('open(p)', True), ("open(p, 'w')", True), ("open(p, 'rb')", False),
+    ('Image.open(p)', False), ('write_text(p, x)', False)])
+def test_text_calls_are_found(text, found, tmp_path):
+    (tmp_path / 'x.py').write_text(text)
+    assert bool(list(text_calls(tmp_path / 'x.py'))) is found

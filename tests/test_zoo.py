@@ -255,6 +255,10 @@ def kind(cfg: Config) -> dict:
     """What makes a network what it is: its parts, and the backbone's size."""
     model = cfg.model
     backbone = {k: v for k, v in model.backbone.items() if k != 'init_cfg'}
+    if 'IELIF' in backbone.get('neuron', {}).get('type', 'IELIF'):
+        backbone['neuron'] = dict(
+            dict(type='mmqsdt.IELIF', threshold=0.25), **backbone.get(
+                'neuron', {}))
     parts = {k: model[k].type for k in model
              if (k.endswith('head') or k == 'neck') and model[k]}
     roi = model.get('roi_head', {})

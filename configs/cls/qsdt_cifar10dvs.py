@@ -10,13 +10,17 @@ _base_ = [
     '../_base_/schedules/digits_adamw.py', '../_base_/cls_runtime.py'
 ]
 epochs = 100
+neuron = dict(type='mmqsdt.IELIF', threshold='learned')
 model = dict(
     # Counts of events, as they are: no mean, no colours.
     data_preprocessor=dict(
         _delete_=True, type='ClsDataPreprocessor', num_classes=10),
     backbone=dict(
-        arch='tiny', in_channels=2, time_steps={{_base_.time_steps}}),
-    head=dict(num_classes=10, in_channels=128))
+        arch='tiny',
+        in_channels=2,
+        time_steps={{_base_.time_steps}},
+        neuron=neuron),
+    head=dict(num_classes=10, in_channels=128, neuron=neuron))
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(

@@ -1,7 +1,9 @@
 # qsdt-31m_fpn_ade20k.py with neurons that learn their thresholds and 4-bit
 # weights in neck and head: the one to train. Not published.
 _base_ = './qsdt-31m_fpn_ade20k.py'
-neuron = dict(_delete_=True, type='mmqsdt.IELIF', threshold='learned')
+neuron = dict(type='mmqsdt.IELIF', threshold='learned')
 unit = dict(neuron=neuron, weight_bits=4)
 model = dict(
-    backbone=dict(neuron=neuron), neck=unit, decode_head=unit)
+    backbone=dict(neuron=neuron),
+    neck=dict(unit, neuron=dict(neuron, _delete_=True)),
+    decode_head=unit)

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmqsdt.deploy import FORMS, to_form
 from mmqsdt.deploy.fast import find_obstacle
-from mmqsdt.deploy.fold import FoldedConv2d, fold
+from mmqsdt.deploy.fold import FoldedConv, fold
 from mmqsdt.deploy.forms import replace_modules
-from mmqsdt.deploy.structure import find_layers
+from mmqsdt.deploy.program import find_layers
+from mmqsdt.layers import LSQWeight
 from mmqsdt.models.counterpart import counterpart_config
 from mmqsdt.utils.build import build_model
 
@@ -44,25 +44,19 @@ def fold_norms(model: nn.Module) -> nn.Module:
     model = deepcopy(model).eval()
     replaced: dict[nn.Module, nn.Module] = {}
     for entry in find_layers(model).values():
-        folded = fold(replace(entry, neuron=None), 'count')
+        if not isinstance(entry.layer, LSQWeight):
+            continue
+        folded = fold(replace(entry, spikes=None), 'count')
         layer = deepcopy(entry.layer)
         scale = folded.scale.view(-1, *[1] * (folded.weight.dim() - 1))
         layer.bits = layer.step_size = None
         layer.weight = nn.Parameter(folded.weight * scale)
         layer.bias = nn.Parameter(folded.bias)
-        if isinstance(folded, FoldedConv2d):
+        if isinstance(folded, FoldedConv):
             layer.padding = folded.padding
         replaced[entry.layer] = layer
         replaced.update((norm, nn.Identity()) for norm in entry.norms)
-    model = replace_modules(model, replaced)
-    for unit in model.modules():  # an attention without neurons has more
-        for name in 'q', 'k', 'v', 'proj':
-            norm = getattr(unit, f'{name}_norm', None)
-            if isinstance(norm, nn.BatchNorm2d):
-                conv = getattr(unit, f'{name}_conv')
-                conv.pointwise2 = fuse_conv_bn_eval(conv.pointwise2, norm)
-                setattr(unit, f'{name}_norm', nn.Identity())
-    return model
+    return replace_modules(model, replaced)
 
 
 def alternate(runners: dict[str, Callable[[], object]],

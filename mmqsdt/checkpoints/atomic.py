@@ -37,6 +37,11 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8; see :func:`write_atomically`."""
+    write_atomically(path, text.encode())
+
+
 def _sync_folder(folder: Path) -> None:
     """Have the new name survive a power cut, where that can be asked for."""
     try:

@@ -3,13 +3,14 @@
 from mmengine.logging import print_log
 from torch import nn
 
+from ..layers.lsq import LSQWeight
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
 from .packing import is_packed, load_packed
 from .read import (
     check_finite,
     find_state_dict,
-    load_state_dict,
     read_checkpoint,
+    saved_widths,
 )
 
 # Entries that a quantized or spiking layer has and its ANN counterpart lacks.
@@ -21,7 +22,8 @@ def load_pretrained(module: nn.Module,
                     prefix: str | None = None) -> None:
     """Load a checkpoint into a module and say how many keys matched.
 
-    Step sizes that the checkpoint lacks are derived from its float weights.
+    Step sizes that the checkpoint lacks, or that are of codes of another
+    width, are derived from its weights.
 
     Args:
         module (nn.Module): Filled in place, e.g. a backbone.
@@ -35,7 +37,8 @@ def load_pretrained(module: nn.Module,
         ValueError: If no key matches, shapes differ, or a weight is not
             finite.
     """
-    state_dict = load_state_dict(path)
+    content = read_checkpoint(path)
+    state_dict, widths = find_state_dict(content, path), saved_widths(content)
     if is_reference_checkpoint(state_dict):
         state_dict = convert_reference_checkpoint(state_dict)
     if prefix is None:
@@ -47,6 +50,9 @@ def load_pretrained(module: nn.Module,
         k[len(prefix):]: v
         for k, v in state_dict.items() if k.startswith(prefix)
     }
+    for layer in other_widths(module, widths, prefix):
+        if module.get_submodule(layer).bits:  # else it is said to be unused
+            state_dict.pop(f'{layer}.step_size', None)
     own = module.state_dict()
     matched = own.keys() & state_dict.keys()
     name = type(module).__name__
@@ -80,6 +86,21 @@ def load_pretrained(module: nn.Module,
     print_log(message, logger='current')
 
 
+def other_widths(module: nn.Module, widths: dict[str, int],
+                 prefix: str = '') -> list[str]:
+    """Quantized layers whose checkpoint was saved with other bits.
+
+    Args:
+        module (nn.Module): To load into.
+        widths (dict[str, int]): See :func:`saved_widths`.
+        prefix (str): What its layers' names have there besides.
+            Defaults to ''.
+    """
+    return [name for name, layer in module.named_modules()
+            if isinstance(layer, LSQWeight)
+            and widths.get(prefix + name, layer.bits) != layer.bits]
+
+
 def load_for_test(model: nn.Module, path: str) -> None:
     """Load a whole model; nothing it needs may be missing.
 
@@ -92,15 +113,23 @@ def load_for_test(model: nn.Module, path: str) -> None:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, lacks keys of the model, has
             values that are not finite, or was made by a model of other
-            shapes.
+            shapes or bits.
     """
     while isinstance(getattr(model, 'module', None), nn.Module):
         model = model.module
     if is_packed(path):
         load_packed(model, path)
         return
-    state_dict = load_state_dict(path)
+    content = read_checkpoint(path)
+    state_dict, widths = find_state_dict(content, path), saved_widths(content)
     own = model.state_dict()
+    others = other_widths(model, widths)
+    if others:
+        bits = model.get_submodule(others[0]).bits
+        raise ValueError(
+            f'{path} was saved with {widths[others[0]]} bits of '
+            f'{others[0]}.weight, the config says {bits or "float weights"}: '
+            'take the weight_bits that it was trained with')
     missing = [k for k in own if k not in state_dict]
     if missing:
         raise ValueError(
@@ -114,6 +143,13 @@ def load_for_test(model: nn.Module, path: str) -> None:
     except RuntimeError as error:
         raise ValueError(f'{path} was saved from another config: '
                          f'{str(error).splitlines()[1].strip()}') from None
+    steps = [k for k in unexpected if k.endswith('.step_size')
+             and k.replace('.step_size', '.weight') in own]
+    if steps:
+        raise ValueError(
+            f'{path} has quantized weights, {steps[0]} is one of '
+            f'{len(steps)} step sizes, and the config has float ones '
+            '(weight_bits=None)')
     message = f'{len(own)} of {len(own)} keys loaded from {path}'
     if unexpected:
         message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'

@@ -165,6 +165,22 @@ def find_state_dict(content: object, path: str,
     return tensors
 
 
+def saved_widths(content: object) -> dict[str, int]:
+    """Layers of a checkpoint and the bits of their weights, where it says so.
+
+    Args:
+        content (object): All that was read from it.
+    """
+    for key in STATE_DICTS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    notes = getattr(content, '_metadata', None)
+    return {name: note['bits'] for name, note in notes.items()
+            if isinstance(note, dict) and isinstance(note.get('bits'), int)
+            } if isinstance(notes, dict) else {}
+
+
 def safe_checkpoint_classes() -> list:
     """Plain-data classes that honest checkpoints hold beside tensors."""
     import numpy as np

@@ -32,6 +32,7 @@ from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from ..version import __version__
 from .common import load_config
+from .ending import command
 
 IMAGES = 64
 FILE = 'calibrated.pth'  # in the work dir of a training
@@ -137,20 +138,16 @@ def start_from_ann(cfg: Config, ann: str) -> None:
     cfg.load_from = out
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        cfg = load_config(args)
-        check_framework(cfg)
-        if not args.out.endswith('.pth'):
-            raise ValueError('the file to write must end in .pth, got '
-                             f'{args.out}')
-        check_data(cfg, ('train', ))
-        print(write_calibrated(
-            cfg, find_checkpoint(args.ann), args.out, args.images,
-            method=args.method, percentile=args.percentile))
-    except KeyError as error:
-        raise SystemExit(error.args[0]) from None
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    cfg = load_config(args)
+    check_framework(cfg)
+    if not args.out.endswith('.pth'):
+        raise ValueError('the file to write must end in .pth, got '
+                         f'{args.out}')
+    check_data(cfg, ('train', ))
+    print(write_calibrated(
+        cfg, find_checkpoint(args.ann), args.out, args.images,
+        method=args.method, percentile=args.percentile))
     print(f'written: {args.out}')

@@ -25,6 +25,7 @@ from .. import compat
 from ..data.sources import DATA_SOURCES
 from ..utils.configs import get_config_path
 from ..utils.frameworks import FRAMEWORKS
+from ..utils.text import read_text
 from ..utils.versions import TESTED_VERSIONS
 from ..version import __version__
 
@@ -298,7 +299,7 @@ def check_integer_kernels() -> Iterator[Finding]:
 def processor_flags() -> set[str]:
     """Names of the processor's instruction sets; empty where not told."""
     try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        lines = read_text('/proc/cpuinfo').splitlines()
     except OSError:  # not Linux
         return set()
     return next((set(line.split(':', 1)[1].split()) for line in lines

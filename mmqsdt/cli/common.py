@@ -6,20 +6,24 @@ built or a file is written.
 
 import argparse
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
-from inspect import signature
+from inspect import getsource, signature
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from ..checkpoints.resume import guard_loading
+from ..data.sources import leaf_datasets
 from ..utils.configs import find_config
+from .ending import is_from_mmqsdt, keep_traceback
 
-# Keys that a config may lack, besides those of mmengine's Runner.
-MORE_KEYS = ('auto_scale_lr', 'compile', 'energy_costs',
-             'find_unused_parameters', 'sync_bn', 'tta_model', 'tta_pipeline')
+# Keys of our own tools that a config may lack.
+OUR_KEYS = ('energy_costs', 'tta_model', 'tta_pipeline')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +41,26 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         choices=('none', 'pytorch', 'slurm', 'mpi'),
         default='none',
         help='how several processes are started; pytorch: torchrun')
+    parser.add_argument(
+        '--debug', action='store_true',
+        help='show the whole traceback of an error; any tool takes it')
     # What torch.distributed.launch passes; torchrun sets the variable.
     parser.add_argument(
         '--local-rank', '--local_rank', type=int, default=0,
         help=argparse.SUPPRESS)
+
+
+def runner_keys() -> set[str]:
+    """Keys of a config that mmengine's runners read, as their source says.
+
+    Some, such as model_wrapper_cfg, are no arguments of theirs.
+    """
+    found = set()
+    for runner in (Runner, FlexibleRunner):
+        found |= set(signature(runner.__init__).parameters) - {'self', 'cfg'}
+        found |= set(re.findall(
+            r"""\bcfg(?:\.get\(|\[)\s*['"](\w+)['"]""", getsource(runner)))
+    return found
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -57,7 +77,7 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(find_config(args.config))
     if args.cfg_options:
-        known = {*cfg, *signature(Runner.__init__).parameters, *MORE_KEYS}
+        known = {*cfg, *runner_keys(), *OUR_KEYS}
         for key in args.cfg_options:
             top = key.split('.')[0]
             if top not in known:
@@ -103,7 +123,8 @@ def use_tta(cfg: Config) -> None:
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise KeyError('--tta needs tta_model and tta_pipeline in the config')
     cfg.model = dict(cfg.tta_model, module=cfg.model)
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def use_double(model: nn.Module) -> None:
@@ -134,10 +155,31 @@ def check_length(cfg: Config) -> None:
                              'trained')
 
 
-def is_from_mmqsdt(error: BaseException) -> bool:
-    """Whether an error was raised in mmqsdt, whose messages say it all."""
-    place = error.__traceback__
-    while place.tb_next is not None:
-        place = place.tb_next
-    package = Path(__file__).resolve().parents[1]
-    return package in Path(place.tb_frame.f_code.co_filename).resolve().parents
+def scale_lr(cfg: Config) -> None:
+    """Scale the learning rate to the batch size that is used.
+
+    Raises:
+        KeyError: If the config does not say for which it was chosen.
+    """
+    if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+        raise KeyError('--auto-scale-lr: the config does not say for which '
+                       'batch size its learning rate was chosen; add '
+                       'auto_scale_lr=dict(base_batch_size=16) or such')
+    cfg.auto_scale_lr.enable = True
+
+
+@contextmanager
+def work_of(runner: Runner) -> Iterator[None]:
+    """Keep the traceback of an error in a training that had begun.
+
+    Before the first iteration data and model are still being built, and a
+    line says more. Messages of mmqsdt say it all at any time.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Not runner.iter, which would build the loop again if that failed.
+        if getattr(getattr(runner, '_train_loop', None), '_iter', 0) and \
+                not is_from_mmqsdt(error):
+            raise keep_traceback(error)  # noqa: B904  the same one
+        raise

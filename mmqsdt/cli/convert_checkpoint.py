@@ -4,14 +4,17 @@
 """
 
 import argparse
-from pathlib import Path
+from io import BytesIO
 
 import torch
 
+from ..checkpoints.atomic import write_atomically
 from ..checkpoints.convert import convert_reference_checkpoint
 from ..checkpoints.read import check_finite, load_state_dict
+from .ending import command
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -22,14 +25,12 @@ def main() -> None:
         '--backbone-only', action='store_true',
         help='drop the classification head and the prefix "backbone."')
     args = parser.parse_args()
-    try:
-        theirs = load_state_dict(args.src)
-        ours = convert_reference_checkpoint(theirs, args.backbone_only)
-        check_finite(args.src, ours)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(str(error)) from None
-    Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=ours), args.dst)
+    theirs = load_state_dict(args.src)
+    ours = convert_reference_checkpoint(theirs, args.backbone_only)
+    check_finite(args.src, ours)
+    content = BytesIO()
+    torch.save(dict(state_dict=ours), content)
+    write_atomically(args.dst, content.getbuffer())
     print(f'{len(theirs)} entries read, {len(ours)} written to {args.dst}, '
           f'{len(theirs) - len(ours)} dropped that their forward never reads'
           + (' or that belong to the head' if args.backbone_only else ''))

@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 
 from ..checkpoints.fit import load_for_test
 from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
 from ..data.sources import check_data
 from ..measure.energy import EnergyCosts, measure_energy
 from ..measure.energy_plot import plot_energy
@@ -20,6 +21,7 @@ from ..measure.energy_table import print_report
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
+from .ending import command
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,24 +61,21 @@ def energy_costs(cfg: Config) -> EnergyCosts:
                          f'numbers in pJ, got {entry}') from None
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        cfg = load_config(args)
-        costs = energy_costs(cfg)
-        check_framework(cfg)
-        check_data(cfg, (args.data, ))
-        checkpoint = find_checkpoint(args.checkpoint)
-        model = build_model(cfg)
-        load_for_test(model, checkpoint)
-        batches = load_batches(cfg, args.data, args.images)
-        out_dir = Path(cfg.work_dir)
-        out_dir.mkdir(parents=True, exist_ok=True)
-        report = measure_energy(model, batches, costs)
-    except KeyError as error:
-        raise SystemExit(error.args[0]) from None
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    cfg = load_config(args)
+    costs = energy_costs(cfg)
+    check_framework(cfg)
+    check_data(cfg, (args.data, ))
+    checkpoint = find_checkpoint(args.checkpoint)
+    ask(cfg, (args.data, ), checkpoint)
+    model = build_model(cfg)
+    load_for_test(model, checkpoint)
+    batches = load_batches(cfg, args.data, args.images)
+    out_dir = Path(cfg.work_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    report = measure_energy(model, batches, costs)
     print_report(report)
     report.write_json(out_dir / 'energy.json')
     report.write_csv(out_dir / 'energy.csv')

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from ..checkpoints.fit import load_for_test
 from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
 from ..data.sources import check_data
-from ..utils.build import build_model, load_batches
+from ..utils.build import build_model, input_channels, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
+from .ending import command
 
 RECIPE = """run it:
     import onnxruntime
@@ -74,41 +76,39 @@ def load_images(cfg: Config, model: nn.Module,
         else:
             images = model.data_preprocessor(batch, False)['inputs'][:2]
             return images.float(), 'test images'
-    channels = getattr(getattr(model, 'backbone', model), 'in_channels', 3)
-    return torch.randn(2, channels, *size), 'random images'
+    return torch.randn(2, input_channels(model), *size), 'random images'
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        from ..deploy.onnx_graph import (
-            Options,
-            check_destination,
-            compare_onnx,
-            executed_nodes,
-            export_onnx,
-            open_session,
-        )
-        check_destination(Path(args.out))
-        options = dict(
-            form=args.form, part=args.part, static=args.static,
-            opset=args.opset, normalise=args.normalise)
-        Options(**options, size=args.size or (224, 224))  # before any work
-        cfg = load_config(args)
-        check_framework(cfg)
-        checkpoint = find_checkpoint(args.checkpoint)
-        model = build_model(cfg)
-        load_for_test(model, checkpoint)
-        images, what = load_images(cfg, model, args.size)
-        if args.static:
-            images = images[:1]
-        options = Options(**options, size=tuple(images.shape[2:]))
-        files = export_onnx(
-            model, args.out, options,
-            dict(config=Path(args.config).name,
-                 checkpoint=Path(checkpoint).name))
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
-        raise SystemExit(error.args[0]) from None
+    from ..deploy.onnx_graph import (
+        Options,
+        check_destination,
+        compare_onnx,
+        executed_nodes,
+        export_onnx,
+        open_session,
+    )
+    check_destination(Path(args.out))
+    options = dict(
+        form=args.form, part=args.part, static=args.static,
+        opset=args.opset, normalise=args.normalise)
+    Options(**options, size=args.size or (224, 224))  # before any work
+    cfg = load_config(args)
+    check_framework(cfg)
+    checkpoint = find_checkpoint(args.checkpoint)
+    ask(cfg, ('test', ), checkpoint)
+    model = build_model(cfg)
+    load_for_test(model, checkpoint)
+    images, what = load_images(cfg, model, args.size)
+    if args.static:
+        images = images[:1]
+    options = Options(**options, size=tuple(images.shape[2:]))
+    files = export_onnx(
+        model, args.out, options,
+        dict(config=Path(args.config).name,
+             checkpoint=Path(checkpoint).name))
     report = compare_onnx(model, images, options)
     for file in files:
         print(f'written: {file}, {file.stat().st_size / 2**20:.1f} MiB, '
@@ -131,6 +131,7 @@ def main() -> None:
               f'{report.first_flip.flip_distance:.1e} from a threshold')
     facts = open_session(files[0]).get_modelmeta().custom_metadata_map
     print(f'images: {facts["input"]}')
+    print(f'then: {facts["output"]}')
     names = [x.name for x in open_session(files[0]).get_outputs()]
     print(RECIPE.format(
         path=str(files[0]),

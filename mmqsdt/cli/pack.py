@@ -17,6 +17,7 @@ from ..checkpoints.resume import find_checkpoint
 from ..utils.build import build_model
 from ..utils.frameworks import check_framework
 from .common import load_config
+from .ending import command
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,27 +42,23 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        cfg = load_config(args)
-        check_framework(cfg)
-        suffix = '.pth' if args.unpack else '.safetensors'
-        if not args.dst.endswith(suffix):
-            raise ValueError(f'the file to write must end in {suffix}, got '
-                             f'{args.dst}')
-        src = find_checkpoint(args.src)
-        model = build_model(cfg)
-        if args.unpack:
-            load_packed(model, src)
-            content = BytesIO()
-            torch.save(dict(state_dict=model.state_dict()), content)
-            write_atomically(args.dst, content.getbuffer())
-        else:
-            load_for_test(model, src)
-            print(pack(model, args.dst, cfg.pretty_text, args.huffman))
-    except KeyError as error:
-        raise SystemExit(error.args[0]) from None
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    cfg = load_config(args)
+    check_framework(cfg)
+    suffix = '.pth' if args.unpack else '.safetensors'
+    if not args.dst.endswith(suffix):
+        raise ValueError(f'the file to write must end in {suffix}, got '
+                         f'{args.dst}')
+    src = find_checkpoint(args.src)
+    model = build_model(cfg)
+    if args.unpack:
+        load_packed(model, src)
+        content = BytesIO()
+        torch.save(dict(state_dict=model.state_dict()), content)
+        write_atomically(args.dst, content.getbuffer())
+    else:
+        load_for_test(model, src)
+        print(pack(model, args.dst, cfg.pretty_text, args.huffman))
     print(f'written: {args.dst}')

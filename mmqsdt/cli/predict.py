@@ -10,8 +10,12 @@ from pathlib import Path
 from mmengine.config import DictAction
 from mmengine.device import get_device
 
+from ..checkpoints.atomic import write_text
 from ..checkpoints.fit import load_for_test
+from ..checkpoints.packing import is_packed
 from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
+from ..data.saved import saved_classes, saved_meta
 from ..deploy import ENCODINGS, FORMS, to_form
 from ..engine.predict import (
     Predictor,
@@ -22,6 +26,7 @@ from ..engine.predict import (
 from ..utils.build import build_model
 from ..utils.frameworks import check_framework
 from .common import load_config
+from .ending import command
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,29 +66,29 @@ def parse_args() -> argparse.Namespace:
 def build_predictor(args: argparse.Namespace) -> Predictor:
     cfg = load_config(args)
     check_framework(cfg)
+    checkpoint = find_checkpoint(args.checkpoint)
+    ask(cfg, ('test', ), checkpoint)
     model = build_model(cfg)
-    load_for_test(model, find_checkpoint(args.checkpoint))
+    load_for_test(model, checkpoint)
     model = to_form(model, args.inference, args.encoding)
-    return Predictor(cfg, model, args.device, args.score_thr)
+    saved = None if '://' in checkpoint or is_packed(checkpoint) else \
+        saved_classes(saved_meta(checkpoint))
+    return Predictor(cfg, model, args.device, args.score_thr, saved)
 
 
+@command
 def main() -> None:
     args = parse_args()
     out_dir = Path(args.out)
-    try:
-        if args.max_side < 1:
-            raise ValueError(f'--max-side must be positive, got '
-                             f'{args.max_side}')
-        paths = find_pictures(args.pictures)
-        if out_dir.resolve() in {p.resolve().parent for p in paths}:
-            raise ValueError(f'--out {out_dir} is a folder of the pictures, '
-                             'which drawings could replace; name another')
-        out_dir.mkdir(parents=True, exist_ok=True)
-        predictor = build_predictor(args)
-    except KeyError as error:
-        raise SystemExit(error.args[0]) from None
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    if args.max_side < 1:
+        raise ValueError(f'--max-side must be positive, got '
+                         f'{args.max_side}')
+    paths = find_pictures(args.pictures)
+    if out_dir.resolve() in {p.resolve().parent for p in paths}:
+        raise ValueError(f'--out {out_dir} is a folder of the pictures, '
+                         'which drawings could replace; name another')
+    out_dir.mkdir(parents=True, exist_ok=True)
+    predictor = build_predictor(args)
     if others := find_others(args.pictures):
         print('left out, not of a known kind:', *others[:5],
               *([f'and {len(others) - 5} more'] if others[5:] else []))
@@ -94,8 +99,8 @@ def main() -> None:
             results.append(result)
             print(result['file'], summary(result, args.score_thr), sep=': ')
     finally:  # what is done is kept, whatever happens
-        (out_dir / 'predictions.json').write_text(
-            json.dumps(results, indent=1) + '\n')
+        write_text(out_dir / 'predictions.json',
+                   json.dumps(results, indent=1) + '\n')
     print(f'written: {out_dir}/predictions.json and drawings')
     if any('error' in result for result in results):
         raise SystemExit(1)

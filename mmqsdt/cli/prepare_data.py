@@ -16,9 +16,13 @@ from pathlib import Path
 from mmengine.config import DictAction
 from rich.console import Console
 
-from ..data.layout import KINDS, read_lines
+from ..checkpoints.atomic import write_text
+from ..data.classes import check_names
+from ..data.layout import KINDS
 from ..utils.configs import tool_command
+from ..utils.text import read_lines
 from .common import load_config
+from .ending import command
 
 HUGGINGFACE = ('imagenet', 'ade20k', 'coco')
 
@@ -132,7 +136,14 @@ def read_classes(args: argparse.Namespace) -> tuple[str, ...] | None:
         return None
     if Path(args.classes).is_file():
         return tuple(read_lines(Path(args.classes)))
-    return tuple(name.strip() for name in args.classes.split(','))
+    names = [name.strip() for name in args.classes.split(',')]
+    if not names[-1]:  # a comma at the end, as a tuple has it
+        names.pop()
+    wrong = check_names(names)
+    if wrong or not names:
+        raise ValueError(f'--classes {args.classes}: '
+                         f'{"; ".join(wrong) or "no name"}')
+    return tuple(names)
 
 
 def check_data(args: argparse.Namespace) -> None:
@@ -154,7 +165,7 @@ def check_data(args: argparse.Namespace) -> None:
     errors = sum(report.errors for report in reports)
     if args.json:
         content = dict(errors=errors, parts=[r.to_json() for r in reports])
-        Path(args.json).write_text(json.dumps(content, indent=1) + '\n')
+        write_text(args.json, json.dumps(content, indent=1) + '\n')
     console.print(f'[bold red]{errors} errors[/bold red]' if errors else
                   '[green]no errors[/green]')
     raise SystemExit(1 if errors else 0)
@@ -182,10 +193,8 @@ def convert(args: argparse.Namespace) -> None:
         print(line)
 
 
+@command
 def main() -> None:
     """Run the command; an error of the user's is one line."""
     args = parse_args()
-    try:
-        args.run(args)
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    args.run(args)

@@ -5,7 +5,6 @@
 
 import argparse
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -15,14 +14,17 @@ from mmengine.config import Config, DictAction
 from safetensors.torch import save_file
 from torch import nn
 
+from ..checkpoints.atomic import write_text
 from ..checkpoints.fit import load_for_test
 from ..checkpoints.packing import pack
 from ..checkpoints.read import read_checkpoint
 from ..checkpoints.resume import find_checkpoint
 from ..utils.build import build_model
 from ..utils.frameworks import FRAMEWORKS, check_framework
+from ..utils.text import read_json, read_text
 from ..version import __version__
 from .common import load_config
+from .ending import command
 from .zoo import describe_backbone, describe_data
 
 TEMPLATE = Path(__file__).parent / 'templates/model_card.md'
@@ -115,8 +117,8 @@ def publish(cfg: Config,
     sha256 = hashlib.sha256(unnamed.read_bytes()).hexdigest()
     weights = out / f'{name}-{sha256[:8]}.safetensors'
     unnamed.replace(weights)
-    cfg.dump(out / 'config.py')
-    card.write_text(write_card(
+    write_text(out / 'config.py', cfg.pretty_text)
+    write_text(card, write_card(
         cfg, model, read_meta(checkpoint), name=name, license=license,
         weights=weights.name, bytes=f'{weights.stat().st_size:,}',
         sha256=sha256, results=results))
@@ -166,7 +168,7 @@ def describe_scores(path: str | None) -> str:
     if not Path(path).is_file():
         raise FileNotFoundError(f'no scores at {path}')
     try:
-        content = json.loads(Path(path).read_text())
+        content = read_json(path)
         scores = {k: float(v) for k, v in content.items()
                   if isinstance(v, (int, float)) and not isinstance(v, bool)
                   and not k.endswith('time')}
@@ -196,7 +198,7 @@ def write_card(cfg: Config, model: nn.Module, meta: dict,
     width = 'float' if bits == 'float' else f'{bits} bits'
     tags = ['spiking-neural-network'] * (spikes != 'ReLU') \
         + ['quantization'] * (bits != 'float') + [cfg.default_scope]
-    return Template(TEMPLATE.read_text()).substitute(
+    return Template(read_text(TEMPLATE)).substitute(
         entries,
         task=task,
         extra=extra,
@@ -265,19 +267,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        cfg = load_config(args)
-        check_framework(cfg)
-        done = publish(
-            cfg, find_checkpoint(args.checkpoint), args.out,
-            args.name or Path(args.config).stem, args.license, args.scores,
-            args.packed, args.force)
-    except KeyError as error:
-        raise SystemExit(error.args[0]) from None
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    cfg = load_config(args)
+    check_framework(cfg)
+    done = publish(
+        cfg, find_checkpoint(args.checkpoint), args.out,
+        args.name or Path(args.config).stem, args.license, args.scores,
+        args.packed, args.force)
     print(f'written: {done.weights}, {done.before:,} -> {done.after:,} bytes')
     print(f'sha256:  {done.sha256}')
     print(f'card:    {done.card}')

@@ -5,6 +5,7 @@ from copy import deepcopy
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from ..data.classes import class_counts
 from ..data.sources import check_data
 from ..utils.configs import get_config_path
 
@@ -101,18 +102,13 @@ def shorten(cfg: Config) -> int:
     return images
 
 
-def set_classes(part: object, classes: int) -> set[int]:
+def set_classes(model: dict, classes: int) -> set[int]:
     """Set every num_classes at any depth but the proposals'.
 
     Returns:
         set[int]: The numbers that were there.
     """
-    before = set()
-    if isinstance(part, dict):
-        if isinstance(part.get('num_classes'), int):
-            before.add(part['num_classes'])
-            part['num_classes'] = classes
-        part = [v for k, v in part.items() if k != 'rpn_head']
-    if isinstance(part, (list, tuple)):
-        before = before.union(*(set_classes(each, classes) for each in part))
-    return before
+    counts = list(class_counts(model))
+    for count in counts:
+        count.part['num_classes'] = classes
+    return {count.number for count in counts}

@@ -14,7 +14,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..checkpoints.fit import load_for_test
 from ..checkpoints.resume import find_checkpoint
-from ..data.skip import refuse_broken
+from ..data.check import refuse_faults
+from ..data.questions import ask
 from ..data.sources import check_data
 from ..deploy import ENCODINGS, FORMS, to_form
 from ..engine.distributed import join_processes, name_lost_workers
@@ -26,6 +27,7 @@ from .common import (
     use_double,
     use_tta,
 )
+from .ending import command
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,35 +72,32 @@ def convert(runner: Runner, form: str, encoding: str) -> None:
 
 
 @record  # torchrun then shows the first error
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        if args.encoding and args.inference != 'spikes':
-            raise ValueError('--encoding is of --inference spikes, got '
-                             f'--inference {args.inference}')
-        cfg = load_config(args)
-        check_framework(cfg)
-        check_data(cfg, ('test', ))
-        refuse_broken(cfg, ('test', ))
-        if args.out and not args.out.endswith(('.pkl', '.pickle')):
-            raise ValueError(f'--out must end in .pkl, got {args.out}')
-        if args.show or args.show_dir:
-            draw_predictions(cfg, args.show_dir, args.show_number, args.show)
-        if args.tta:
-            use_tta(cfg)
-        checkpoint = find_checkpoint(args.checkpoint)
-        # Else Runner.test would put these weights over those named here.
-        cfg.load_from, cfg.resume = None, False
-        join_processes(cfg)
-        runner = Runner.from_cfg(cfg)
-        load_for_test(runner.model, checkpoint)
-        if args.double:
-            use_double(runner.model)
-        convert(runner, args.inference, args.encoding or ENCODINGS[0])
-    except KeyError as error:
-        raise SystemExit(error.args[0]) from None
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    if args.encoding and args.inference != 'spikes':
+        raise ValueError('--encoding is of --inference spikes, got '
+                         f'--inference {args.inference}')
+    cfg = load_config(args)
+    check_framework(cfg)
+    check_data(cfg, ('test', ))
+    checkpoint = find_checkpoint(args.checkpoint)
+    ask(cfg, ('test', ), checkpoint)
+    refuse_faults(cfg, ('test', ))
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise ValueError(f'--out must end in .pkl, got {args.out}')
+    if args.show or args.show_dir:
+        draw_predictions(cfg, args.show_dir, args.show_number, args.show)
+    if args.tta:
+        use_tta(cfg)
+    # Else Runner.test would put these weights over those named here.
+    cfg.load_from, cfg.resume = None, False
+    join_processes(cfg)
+    runner = Runner.from_cfg(cfg)
+    load_for_test(runner.model, checkpoint)
+    if args.double:
+        use_double(runner.model)
+    convert(runner, args.inference, args.encoding or ENCODINGS[0])
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     with name_lost_workers():

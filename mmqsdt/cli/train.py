@@ -10,7 +10,9 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..checkpoints.resume import check_fits, set_resume
-from ..data.skip import refuse_broken, skip_broken
+from ..data.check import refuse_faults
+from ..data.questions import ask
+from ..data.skip import skip_broken
 from ..data.sources import check_data
 from ..engine.amp import use_amp
 from ..engine.batches import check_batches
@@ -20,9 +22,11 @@ from .calibrate import start_from_ann
 from .common import (
     add_common_arguments,
     check_length,
-    is_from_mmqsdt,
     load_config,
+    scale_lr,
+    work_of,
 )
+from .ending import command
 from .smoke import smoke
 from .zoo import list_zoo, print_zoo
 
@@ -67,41 +71,35 @@ def parse_args() -> argparse.Namespace:
 
 
 @record  # torchrun then shows the first error
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        if args.list is not None:
-            return print_zoo(list_zoo(args.list))
-        cfg = load_config(args)
-        check_framework(cfg)
-        if args.smoke:
-            print(smoke(cfg))
-            cfg.work_dir = args.work_dir or f'{cfg.work_dir}_smoke'
-        check_length(cfg)
-        check_data(cfg, ('train', 'val'))
-        refuse_broken(cfg, ('val', ))
-        skip_broken(cfg)
-        if args.amp:
-            use_amp(cfg.optim_wrapper)
-        resume = args.resume or cfg.get('resume') and (
-            cfg.get('load_from') or 'auto')
-        if resume:
-            set_resume(cfg, resume, args.unsafe_load)
-        if args.auto_scale_lr:
-            cfg.auto_scale_lr.enable = True
-        join_processes(cfg)
-        if args.from_ann and not cfg.get('resume'):
-            start_from_ann(cfg, args.from_ann)
-        runner = Runner.from_cfg(cfg)
-        check_fits(runner.model, cfg)
-        check_batches(runner)
-    except (OSError, ImportError, TypeError, ValueError) as error:
-        raise SystemExit(str(error)) from None
-    try:
-        with name_lost_workers():
-            runner.train()
-    except (OSError, ImportError, KeyError, TypeError, ValueError) as error:
-        if runner.iter and not is_from_mmqsdt(error):
-            raise  # the traceback is what helps then
-        message = error.args[0] if isinstance(error, KeyError) else error
-        raise SystemExit(str(message)) from None
+    if args.list is not None:
+        return print_zoo(list_zoo(args.list))
+    cfg = load_config(args)
+    check_framework(cfg)
+    if args.smoke:
+        print(smoke(cfg))
+        cfg.work_dir = args.work_dir or f'{cfg.work_dir}_smoke'
+    check_length(cfg)
+    check_data(cfg, ('train', 'val'))
+    resume = args.resume or cfg.get('resume') and (
+        cfg.get('load_from') or 'auto')
+    if resume:
+        set_resume(cfg, resume, args.unsafe_load)
+    ask(cfg, ('train', 'val'), cfg.get('load_from'),
+        trained=bool(cfg.get('resume')))
+    refuse_faults(cfg, ('train', 'val'))
+    skip_broken(cfg)
+    if args.amp:
+        use_amp(cfg.optim_wrapper)
+    if args.auto_scale_lr:
+        scale_lr(cfg)
+    join_processes(cfg)
+    if args.from_ann and not cfg.get('resume'):
+        start_from_ann(cfg, args.from_ann)
+    runner = Runner.from_cfg(cfg)
+    check_fits(runner.model, cfg)
+    check_batches(runner)
+    with name_lost_workers(), work_of(runner):
+        runner.train()

@@ -57,6 +57,7 @@ from ..measure.weights_plot import plot_weights
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
+from .ending import command
 from .smoke import smoke
 
 
@@ -357,10 +358,7 @@ def draw_entropy(args: argparse.Namespace) -> None:
     print(f'written: {out_dir}/entropy.json, .png, .svg')
 
 
+@command
 def main() -> None:
     args = parse_args()
-    try:
-        args.run(args)
-    except (ImportError, KeyError, OSError, ValueError) as error:
-        message = str(error) if isinstance(error, OSError) else error.args[0]
-        raise SystemExit(message) from None
+    args.run(args)

@@ -18,6 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checkpoints.atomic import write_text
+from ..utils.text import read_json
+
 try:
     from PIL import Image
     from pycocotools import mask as coco_mask
@@ -363,7 +366,7 @@ def _read_marker(out_dir: Path) -> dict | None:
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f'{out_dir} is a file; name a folder')
     try:
-        found = json.loads((out_dir / MARKER).read_text())
+        found = read_json(out_dir / MARKER)
         if found['made_by'] == 'mmqsdt.datasets.prepare_digits':
             return found
     except FileNotFoundError:
@@ -450,8 +453,8 @@ def _write_scenes(folder: Path, source: Source, size: int, number: int,
             dict(id=number, name=name, supercategory='digit')
             for number, name in enumerate(DIGITS_CLASSES, start=1)
         ])
-    (det_annotations / f'instances_{split}.json').write_text(
-        json.dumps(content))
+    write_text(det_annotations / f'instances_{split}.json',
+               json.dumps(content))
     return len(annotations)
 
 
@@ -462,7 +465,5 @@ def _move_into_place(staging: Path, summary: dict) -> None:
     for name in FOLDERS:
         shutil.rmtree(out_dir / name, ignore_errors=True)
         os.replace(staging / name, out_dir / name)
-    marker = staging / MARKER
-    marker.write_text(json.dumps(summary, indent=2) + '\n')
-    os.replace(marker, out_dir / MARKER)
+    write_text(out_dir / MARKER, json.dumps(summary, indent=2) + '\n')
     staging.rmdir()

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from ..utils.configs import tool_command
+from ..utils.text import read_json
 from .ade150 import IMAGES, benchmark_size, to_150
 from .parquet import (
     State,
@@ -231,7 +232,7 @@ def convert_coco(source: str | Path, dest: str | Path,
     names = class_names(shards[0][0], 'objects', 'category')
     if names is None:
         raise ValueError(f'{shards[0][0]} names no categories')
-    read = [json.loads((parts / f'{path.stem}.json').read_text())
+    read = [read_json(parts / f'{path.stem}.json')
             for path, split in shards if split != 'test']
     boxes = boxes or box_format(read)
     for split in sorted({part['split'] for part in read}):

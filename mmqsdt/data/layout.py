@@ -8,18 +8,18 @@
     voc     JPEGImages/*.jpg, Annotations/*.xml, ImageSets/Main/{train,val}.txt
 """
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..utils.text import read_json, read_lines
+from .files import IMAGE_SUFFIXES, files_in
 
 KINDS = ('folder', 'coco', 'pairs', 'voc')
 # Names of the parts in the wild, the most usual first.
 PARTS = dict(
     train=('train', 'training', 'trainval'),
     val=('val', 'validation', 'valid', 'test', 'testing'))
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp',
-                  '.ppm', '.pgm')
 LABEL_FOLDERS = ('annotations', 'labels', 'masks')
 CLASSES_FILE = 'classes.txt'
 
@@ -37,13 +37,9 @@ class Part:
         names (Path, optional): A text file with a name in each line, of the
             images that belong to this part; None takes all.
         classes (tuple[str], optional): None takes those that are found.
-        image_suffix (str): Of pairs and voc. Default: '.jpg'.
-        label_suffix (str): Of pairs. Default: '.png'.
+        image_suffix (str): Of pairs. Default: '.jpg'.
         ignore_zero (bool): Pairs: label 0 is no class and is ignored, the
             first class is 1. Default: False.
-        masks (bool): A model with a mask head reads it. Default: False.
-        samples (list, optional): Folder: (path, label) where a config lists
-            them in another way.
     """
     kind: str
     name: str
@@ -52,10 +48,7 @@ class Part:
     names: Path | None = None
     classes: tuple[str, ...] | None = None
     image_suffix: str = '.jpg'
-    label_suffix: str = '.png'
     ignore_zero: bool = False
-    masks: bool = False
-    samples: list[tuple[str, int]] | None = None
 
 
 def find_parts(kind: str, root: str | Path,
@@ -81,8 +74,7 @@ def find_parts(kind: str, root: str | Path,
     find = dict(folder=_folder, coco=_coco, pairs=_pairs, voc=_voc)[kind]
     listed = root / CLASSES_FILE
     if classes is None and listed.is_file():
-        classes = tuple(listed.read_text().split('\n'))
-        classes = tuple(name.strip() for name in classes if name.strip())
+        classes = tuple(read_lines(listed))
     parts = []
     for name in PARTS:
         part = find(root, name)
@@ -130,10 +122,15 @@ def _coco(root: Path, name: str) -> Part:
 def _images_of(annotations: Path, root: Path, name: str) -> Path:
     """The folder that holds what a json names; a guess if none does."""
     try:
-        content = json.loads(annotations.read_text())
-        names = [image['file_name'] for image in content['images'][:50]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{annotations} is no COCO json: {error!r}') from None
+        images = read_json(annotations)['images'][:50]
+        names = [str(image['file_name']) for image in images
+                 if image.get('file_name')]
+    except ValueError as error:
+        why = str(error).removeprefix(f'{annotations} ')
+        raise ValueError(f'{annotations} is no COCO json: {why}') from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{annotations} is no COCO json: it has no list of '
+                         f'images with file names ({error})') from None
     folders = [root, root / 'images', annotations.parent]
     for word in PARTS[name]:
         folders += sorted(root.glob(f'{word}*/')) + \
@@ -159,7 +156,7 @@ def _pairs(root: Path, name: str) -> Part:
 
 def most_frequent_suffix(folder: Path) -> str:
     """Suffix of most images in a folder, as it is written."""
-    counts = Counter(path.suffix for path in folder.rglob('*')
+    counts = Counter(path.suffix for path in files_in(folder)
                      if path.suffix.lower() in IMAGE_SUFFIXES)
     return counts.most_common(1)[0][0] if counts else '.jpg'
 
@@ -171,9 +168,3 @@ def _voc(root: Path, name: str) -> Part:
             return Part('voc', name, root / 'JPEGImages',
                         root / 'Annotations', names)
     raise _missing('voc', root, f'ImageSets/Main/{name}.txt')
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
-    return [line.strip() for line in path.read_text().splitlines()
-            if line.strip()]

@@ -4,26 +4,33 @@ It names the paths and the classes, and sets num_classes wherever the model
 has it, which is up to five places.
 """
 
-import json
 import os
+from contextlib import suppress
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from PIL import Image
 from yapf.yapflib.yapf_api import FormatCode
 
+from ..checkpoints.atomic import write_text
 from ..utils.configs import find_config, get_config_path
-from .check import class_numbers
-from .check_boxes import read_objects, read_xml
-from .images import inspect_label_map
-from .layout import Part, find_parts, read_lines
+from ..utils.frameworks import check_framework
+from ..utils.text import read_json, read_lines
+from .classes import check_names, class_counts, walk
+from .files import files_in, folders_in
+from .layout import Part, find_parts
+from .questions import has_mask_head
 
 # What a config is the child of, if none is named.
 BASES = dict(
-    folder='cls/qsdt_imagenet',
-    coco='det/qsdt_maskrcnn_coco',
-    coco_boxes='det/qsdt_retinanet_coco',
-    pairs='seg/qsdt_fpn_ade20k',
-    voc='det/qsdt_retinanet_coco')
+    folder='cls/qsdt-learned_imagenet',
+    coco='det/qsdt-learned_maskrcnn_coco',
+    coco_boxes='det/qsdt-learned_retinanet_coco',
+    pairs='seg/qsdt-learned_fpn_ade20k',
+    voc='det/qsdt-learned_retinanet_coco')
 SCOPES = dict(
     folder='mmpretrain', coco='mmdet', pairs='mmseg', voc='mmdet')
 MIN_CLASSES = dict(folder=2, coco=1, pairs=2, voc=1)
@@ -66,24 +73,32 @@ def write_config(kind: str,
                          if out.exists() else f'{out} must end in .py')
     train, val = find_parts(kind, root, classes, ignore_zero)
     classes = train.classes or find_classes(kind, train, val)
+    wrong = check_names(classes)
     if len(classes) < MIN_CLASSES[kind]:
-        raise ValueError(f'{root}: {len(classes)} classes ({classes}), at '
-                         f'least {MIN_CLASSES[kind]} are needed')
+        wrong.append(f'{len(classes)} classes {classes}, at least '
+                     f'{MIN_CLASSES[kind]} are needed')
+    if wrong:
+        raise ValueError(f'{root}: {"; ".join(wrong)}')
     masks = kind == 'coco' and has_masks(train.annotations)
     if base is None:
         base = BASES['coco_boxes' if kind == 'coco' and not masks else kind]
     path = find_config(base)
     cfg = Config.fromfile(path)
+    check_framework(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
     _check_base(cfg, base, kind, masks)
     text = _compose(kind, Path(root), (train, val), classes, cfg,
                     _base_path(path, out))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
-    written = Config.fromfile(out)
-    numbers = set(class_numbers(written.model))
-    if numbers != {len(classes)}:
-        raise ValueError(f'{base}: num_classes {numbers} could not all be '
-                         f'set to {len(classes)}; see {out}')
+    write_text(out, text)
+    try:
+        written = Config.fromfile(out)
+        numbers = {count.number for count in class_counts(written.model)}
+        if numbers != {len(classes)}:
+            raise ValueError(f'{base}: num_classes {numbers} could not all '
+                             f'be set to {len(classes)}')
+    except BaseException:
+        out.unlink()  # else it would be in the way of the next try
+        raise
     return written
 
 
@@ -94,30 +109,41 @@ def find_classes(kind: str, train: Part, val: Part) -> tuple[str, ...]:
         ValueError: For pairs, whose label maps have numbers only.
     """
     if kind == 'folder':
-        return tuple(sorted(p.name for p in train.images.iterdir()
-                            if p.is_dir()))
+        return tuple(folders_in(train.images))
     if kind == 'coco':
-        content = json.loads(train.annotations.read_text())
-        return tuple(c['name'] for c in content['categories'])
+        listed = read_json(train.annotations).get('categories') or ()
+        return tuple(category.get('name') for category in listed)
     if kind == 'voc':
-        return tuple(sorted({
-            name for part in (train, val) for stem in read_lines(part.names)
-            for name, _ in read_objects(
-                read_xml(part.annotations / f'{stem}.xml'))
-        }))
+        names = set()
+        for part in (train, val):
+            for stem in read_lines(part.names):
+                # A file that cannot be read is for the check to name.
+                with suppress(OSError, ElementTree.ParseError):
+                    tree = ElementTree.parse(  # noqa: S314
+                        part.annotations / f'{stem}.xml')
+                    names |= {name.text for name in tree.iterfind(
+                        'object/name')}
+        return tuple(sorted(filter(None, names)))
     values = set()
-    for path in sorted(train.annotations.rglob('*.png'))[:LOOKED_AT]:
-        values |= set(inspect_label_map(path).counts)
+    for path in files_in(train.annotations)[:LOOKED_AT]:
+        with suppress(OSError), Image.open(path) as image:
+            values |= set(np.unique(np.asarray(image)).tolist())
     raise ValueError(
         f'name the classes of {train.annotations}, in the order of their '
         'labels: --classes sky,ground, or a line each in classes.txt. The '
         f'first label maps have the values {sorted(values)}')
 
 
-def has_masks(path: Path) -> bool:
-    """Whether every annotation of a COCO json has a segmentation."""
-    found = json.loads(path.read_text())['annotations']
-    return bool(found) and all(a.get('segmentation') for a in found)
+def has_masks(path: Path, some: bool = False) -> bool:
+    """Whether every annotation of a COCO json has a segmentation.
+
+    Args:
+        path (Path): The json.
+        some (bool): One that has it will do. Default: False.
+    """
+    found = read_json(path).get('annotations') or ()
+    have = [bool(box.get('segmentation')) for box in found]
+    return any(have) if some else bool(have) and all(have)
 
 
 def _check_base(cfg: Config, base: str, kind: str, masks: bool) -> None:
@@ -128,14 +154,6 @@ def _check_base(cfg: Config, base: str, kind: str, masks: bool) -> None:
     if kind in ('coco', 'voc') and not masks and has_mask_head(cfg.model):
         raise ValueError(f'{base} learns masks, and not all annotations have '
                          f'one; for boxes: --base {BASES["coco_boxes"]}')
-
-
-def has_mask_head(part: object) -> bool:
-    """Whether a model, or a part of one, learns masks."""
-    if isinstance(part, dict):
-        return part.get('mask_head') is not None or any(
-            map(has_mask_head, part.values()))
-    return isinstance(part, (list, tuple)) and any(map(has_mask_head, part))
 
 
 def _base_path(path: str, out: Path) -> str:
@@ -150,9 +168,17 @@ def _base_path(path: str, out: Path) -> str:
 def _compose(kind: str, root: Path, parts: tuple[Part, Part],
              classes: tuple[str, ...], cfg: Config, base: str) -> str:
     masks = has_mask_head(cfg.model)
-    sets = {
-        part.name: _dataset(kind, root, part, masks) for part in parts
-    }
+    sets = {}
+    for part in parts:
+        pipeline = f'_base_.{part.name}_dataloader.dataset.pipeline'
+        if kind in ('coco', 'voc') and not masks:
+            pipeline = ("[dict(step, with_mask=False) if step['type'] == "
+                        f"'LoadAnnotations' else step for step in {pipeline}]")
+        sets[part.name] = dict(
+            _delete_=True,
+            **dict(compose_dataset(kind, root, part),
+                   data_root=Code('data_root'), metainfo=Code('metainfo'),
+                   pipeline=Code(pipeline)))
     lines = [
         f'# {len(classes)} classes of {root.as_posix()}, written by '
         f'tools/prepare_data.py config {kind}.',
@@ -168,24 +194,35 @@ def _compose(kind: str, root: Path, parts: tuple[Part, Part],
     if metric:
         lines += [f'val_evaluator = {render(metric)}',
                   'test_evaluator = val_evaluator']
-    model = class_overrides(cfg.model, len(classes), '_base_.model')
+    model = class_overrides(cfg.model, len(classes))
     lines.append(f'model = {render(model)}')
     return FormatCode('\n'.join(lines) + '\n', style_config=dict(
         based_on_style='pep8', column_limit=79))[0]
 
 
-def _dataset(kind: str, root: Path, part: Part, masks: bool) -> dict:
+def compose_dataset(kind: str, root: Path, part: Part,
+                    masks: bool = False) -> dict:
+    """The data set of a part, as a config for its framework has it.
+
+    Args:
+        kind (str): See :func:`write_config`.
+        root (Path): Folder of the data set.
+        part (Part): Of it.
+        masks (bool): Its pipeline, which loads only, loads masks too.
+            Default: False.
+    """
     def inside(path: Path) -> str:
         return Path(os.path.relpath(path, root)).as_posix()
 
     dataset = dict(
-        _delete_=True,
         type=dict(folder='ImageNet', coco='CocoDataset', voc='XMLDataset',
                   pairs='BaseSegDataset')[kind],
-        data_root=Code('data_root'),
-        metainfo=Code('metainfo'))
+        data_root=root.as_posix(),
+        metainfo=dict(classes=part.classes))
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
     if kind == 'folder':
         dataset['data_prefix'] = inside(part.images)
+        load.pop()
     elif kind == 'pairs':
         dataset.update(
             data_prefix=dict(img_path=inside(part.images),
@@ -196,20 +233,17 @@ def _dataset(kind: str, root: Path, part: Part, masks: bool) -> dict:
         dataset.update(
             ann_file=inside(part.annotations),
             data_prefix=dict(img=inside(part.images)))
+        load[1].update(with_bbox=True, with_mask=masks)
     else:
         dataset.update(
             ann_file=inside(part.names), data_prefix=dict(sub_data_root=''))
+        load[1]['with_bbox'] = True
     if kind in ('coco', 'voc'):
         if part.name == 'train':
             dataset['filter_cfg'] = dict(filter_empty_gt=True, min_size=8)
         else:
             dataset['test_mode'] = True
-    pipeline = f'_base_.{part.name}_dataloader.dataset.pipeline'
-    if kind in ('coco', 'voc') and not masks:
-        pipeline = ("[dict(step, with_mask=False) if step['type'] == "
-                    f"'LoadAnnotations' else step for step in {pipeline}]")
-    dataset['pipeline'] = Code(pipeline)
-    return dataset
+    return dict(dataset, pipeline=load)
 
 
 def _metric(kind: str, root: Path, val: Part, cfg: Config,
@@ -226,36 +260,31 @@ def _metric(kind: str, root: Path, val: Part, cfg: Config,
     return {}
 
 
-def class_overrides(part: object, classes: int, where: str) -> object:
+def class_overrides(model: dict, classes: int) -> dict:
     """What a child config must say to change a model's number of classes.
 
     Args:
-        part (object): A model, or a part of one.
+        model (dict): Of the base.
         classes (int): The new number.
-        where (str): The expression that is this part in a child config.
-
-    Returns:
-        dict | Code | None: None if nothing in it depends on the number.
     """
-    if isinstance(part, dict):
-        found = {}
-        if isinstance(part.get('num_classes'), int):
-            found['num_classes'] = classes
+    changes: dict = {}
+    counts = {count.path for count in class_counts(model)}
+    for path, part in walk(model):
+        new = dict(num_classes=classes) if path in counts else {}
         if isinstance(part.get('class_weight'), (list, tuple)):
-            found['class_weight'] = None  # they were of the other classes
-        for key, value in part.items():
-            if key != 'rpn_head':  # tells objects from none
-                inner = class_overrides(value, classes, f'{where}.{key}')
-                if inner is not None:
-                    found[key] = inner
-        return found or None
-    if isinstance(part, (list, tuple)):
-        found = [class_overrides(each, classes, '') for each in part]
-        if any(found):
-            # The config's own merging would replace the list.
-            return Code(f'[dict(each, num_classes={classes}) for each in '
-                        f'{where}]')
-    return None
+            new['class_weight'] = None  # they were of the other classes
+        place = changes
+        for depth, key in enumerate(path if new else ()):
+            if depth + 1 < len(path) and isinstance(path[depth + 1], int):
+                # The config's own merging would replace the list.
+                where = '.'.join(('_base_.model', *path[:depth + 1]))
+                place[key] = Code(f'[dict(each, num_classes={classes}) for '
+                                  f'each in {where}]')
+                break
+            place = place.setdefault(key, {})
+        else:
+            place.update(new)
+    return changes
 
 
 def render(value: object) -> str:

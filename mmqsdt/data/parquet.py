@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from ..utils.text import read_json
+
 try:
     from datasets import load_dataset
     from pyarrow.parquet import ParquetFile
@@ -38,7 +40,7 @@ class State:
         self.path = folder / STATE
         self.content = dict(name=name, done={}, folders={})
         if self.path.exists():
-            found = json.loads(self.path.read_text())
+            found = read_json(self.path)
             if found['name'] != name:
                 raise ValueError(f'{folder} holds {found["name"]}; name '
                                  'another folder')

@@ -38,8 +38,8 @@ FAULTS = {
     'box outside': (WARNING, 'COCO: left out if wholly outside, else cut to '
                     'the image by Resize. VOC: its image is left out if '
                     'nothing of the box is inside'),
-    'box without mask': (WARNING, 'a model with a mask head cannot train on '
-                         'it: its image is left out'),
+    'box without mask': (WARNING, 'a model with a mask head learns nothing '
+                         'from it: it is ignored, or its image is left out'),
     'duplicate id': (ERROR, 'training does not start, or annotations go to '
                      'the wrong image'),
     'unknown image': (ERROR, 'the annotation is left out'),
@@ -58,11 +58,32 @@ FAULTS = {
                              + _SKIPPED),
     'wrong label': (ERROR, 'outside the classes; ' + _SKIPPED),
     'file of another kind': (WARNING, 'not used'),
-    'no samples': (ERROR, 'training does not start'),
+    'filtered image': (WARNING, 'left out of training by filter_cfg'),
+    'failing pipeline': (ERROR, _SKIPPED.replace(
+        'refuses to start', 'stops at it')),
+    'no samples': (ERROR, 'there is nothing to learn, or to score'),
+    'wrong evaluation file': (ERROR, 'the evaluation fails, after the '
+                              'training'),
     'class list': (ERROR, 'labels of one part mean other classes than those '
                    'of the other, or of the model'),
-    'not checked': (WARNING, 'no check is written for this type'),
+    'class names': (ERROR, 'labels mean other classes than was meant'),
+    'mask head': (ERROR, 'training or evaluation stops at its first masks'),
+    'channels': (ERROR, 'training does not start'),
+    'score': (ERROR, 'the evaluation fails, after the training'),
+    'ignored label': (WARNING, 'what training ignores is scored, or the '
+                      'other way round'),
+    'checkpoint': (ERROR, 'its weights mean something else in this model'),
+    'other names': (WARNING, 'results are named as the config says'),
+    'other setting': (WARNING, 'the model computes other values than the '
+                      'one that was saved'),
 }
+# Without these a part can be predicted on, where no score is wanted.
+TRUTH = ('image without annotation', 'image without label map',
+         'class without samples', 'no samples', 'box without mask')
+# A training cannot start, or learns something else. All other faults of its
+# data it leaves out, counts and names.
+STOPPING = ('unreadable annotation', 'duplicate id', 'no samples',
+            'class list', 'class names', 'wrong evaluation file')
 EXAMPLES = 3  # findings of a kind that the table names
 
 
@@ -77,12 +98,14 @@ class Report:
         classes (dict[str, int]): How often each class occurs: boxes; images
             with at least one pixel of it; or images.
         findings (dict[str, list[str]]): Of ``FAULTS``: where and what.
+        stops (list[str]): Of these, what the data set itself refuses.
     """
     name: str
     images: int = 0
     annotations: int = 0
     classes: Counter = field(default_factory=Counter)
     findings: dict[str, list[str]] = field(default_factory=dict)
+    stops: list[str] = field(default_factory=list)
 
     def add(self, fault: str, where: object, detail: object = '') -> None:
         """Note a fault; ``where`` is a path as a rule."""
@@ -91,11 +114,15 @@ class Report:
         text = f'{where}: {detail}' if detail != '' else str(where)
         self.findings.setdefault(fault, []).append(text)
 
-    def add_counts(self) -> None:
-        """Note classes that never occur, and a part with nothing in it."""
+    def add_counts(self, hint: str = '') -> None:
+        """Note classes that never occur, and a part with nothing in it.
+
+        Args:
+            hint (str): Why they may not. Default: none.
+        """
         for name, count in self.classes.items():
             if count == 0:
-                self.add('class without samples', name)
+                self.add('class without samples', f'{name}{hint}')
         if self.images == 0 or (self.classes and not sum(
                 self.classes.values())):
             self.add('no samples', self.name)

@@ -1,13 +1,11 @@
 """What a training does about samples that cannot be read.
 
-Training data: a broken sample is left out, counted and named, and another
-takes its place. Evaluation data: a score over fewer images would be another
-score, so files that are broken are named before anything is trained.
+A broken sample is left out, counted and named, and another takes its place.
+Evaluation data are not thinned out, see ``check.refuse_faults``.
 """
 
 import logging
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -15,20 +13,13 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import init_default_scope
 
 from ..registry import DATASETS
-from ..utils.configs import tool_command
-from .check import check_part, part_of
-from .check_labels import IGNORED
-from .images import glance
-from .report import ERROR, FAULTS
-from .sources import leaf_datasets
+from ..utils.text import describe
+from .questions import CHECK, ignored_label
 
-SHOWN = 10  # faults that a message names
 MAX_TRIES = 10  # samples in place of one; more is no matter of a file
 TYPE = 'mmqsdt.SkipBroken'
-CHECK = f'{tool_command("prepare_data")} check CONFIG'
 
 
 @DATASETS.register_module()
@@ -45,11 +36,17 @@ class SkipBroken:
     All else is the wrapped data set's: length, metainfo, get_data_info,
     get_cat_ids, pipeline.
 
+    Where data sets are joined, repeated or mixed, each of the innermost ones
+    is wrapped too: a mosaic of four images names the file that failed, once,
+    and not those that it was to be put beside.
+
     Args:
         dataset (dict | BaseDataset): What to wrap.
         max_skipped (float): Of all samples, rounded up; more is an error,
             which names the last reason. Counted over all workers of a
             process. Defaults to 0.01.
+        ignore_index (int, optional): Value of label maps that is no class.
+            Defaults to 255.
 
     Raises:
         ValueError: If the data set has no sample, or max_skipped is not in
@@ -58,14 +55,18 @@ class SkipBroken:
 
     def __init__(self,
                  dataset: dict | BaseDataset,
-                 max_skipped: float = 0.01) -> None:
+                 max_skipped: float = 0.01,
+                 ignore_index: int | None = 255) -> None:
         if not 0 <= max_skipped <= 1:
             raise ValueError('max_skipped is a share, 0 to 1, got '
                              f'{max_skipped}')
         if isinstance(dataset, dict):
-            dataset = _build(dataset)
+            options = dict(
+                max_skipped=max_skipped, ignore_index=ignore_index)
+            dataset = _build(wrap_innermost(dataset, options, outermost=True))
         self.dataset = dataset
         self.max_skipped = max_skipped
+        self.ignore_index = ignore_index
         # Shared by the worker processes of a loader, forked or spawned.
         self.skipped = torch.zeros(len(dataset), dtype=torch.bool)
         self.skipped.share_memory_()
@@ -103,7 +104,7 @@ class SkipBroken:
         for candidate in (index, *map(int, candidates)):
             try:
                 sample = self.dataset[candidate]
-                check_sample(sample, self.metainfo.get('classes'))
+                check_sample(sample, self._classes(), self.ignore_index)
                 return sample
             except Exception as error:  # decoders raise what they please
                 self._note(candidate, error)
@@ -113,13 +114,25 @@ class SkipBroken:
             f'because of: {describe(last)}. Look at the pipeline and at '
             f'{CHECK}') from last
 
+    def _classes(self) -> tuple[str, ...] | None:
+        meta = self.metainfo
+        if isinstance(meta, list):  # of data sets that are joined
+            meta = meta[0]
+        return meta.get('classes')
+
+    def _path(self, index: int) -> str:
+        """What a sample is called; a mixed one is of several files."""
+        if isinstance(self.dataset, BaseDataset):
+            return self.dataset.get_data_info(index).get('img_path', '')
+        return f'a sample of {type(self.dataset).__name__}'
+
     def _note(self, index: int, error: Exception) -> None:
         if self.skipped[index]:
             return
         self.skipped[index] = True
         number, allowed = int(self.skipped.sum()), math.ceil(
             self.max_skipped * len(self))
-        path = self.dataset.get_data_info(index).get('img_path', '')
+        path = self._path(index)
         # An error's level, as loggers of other ranks drop warnings.
         print_log(
             f'left out of training, {number} of {len(self)}: {path} (index '
@@ -132,10 +145,26 @@ class SkipBroken:
                 f'{CHECK}') from error
 
 
-def describe(error: Exception) -> str:
-    """Kind and first line of an error."""
-    text = str(error).strip().split('\n')[0]
-    return f'{type(error).__name__}: {text}'[:300]
+def wrap_innermost(dataset: dict, options: dict,
+                   outermost: bool = False) -> dict:
+    """Wrap the data sets inside of joined, repeated and mixed ones.
+
+    Args:
+        dataset (dict): Config of a data set.
+        options (dict): Of the wrapper.
+        outermost (bool): It is wrapped already. Defaults to False.
+    """
+    for key in ('dataset', 'datasets'):
+        inner = dataset.get(key)
+        if isinstance(inner, dict):
+            return dict(dataset, **{key: wrap_innermost(inner, options)})
+        if isinstance(inner, (list, tuple)):
+            return dict(dataset, **{key: [
+                wrap_innermost(each, options) if isinstance(each, dict)
+                else each for each in inner]})
+    if outermost or dataset.get('type') in (TYPE, SkipBroken):
+        return dataset
+    return dict(type=TYPE, dataset=dataset, **options)
 
 
 def _build(dataset: dict) -> BaseDataset:
@@ -154,12 +183,15 @@ def _build(dataset: dict) -> BaseDataset:
                          f'with them: {CHECK}') from error
 
 
-def check_sample(sample: dict, classes: tuple[str, ...] | None) -> None:
+def check_sample(sample: dict, classes: tuple[str, ...] | None,
+                 ignore_index: int | None = 255) -> None:
     """Refuse labels outside the classes and boxes without area.
 
     Args:
         sample (dict): What the pipelines of the three frameworks pack.
         classes (tuple[str], optional): None checks no label.
+        ignore_index (int, optional): Value of label maps that is no class.
+            Defaults to 255.
 
     Raises:
         ValueError: Says which value is wrong.
@@ -174,7 +206,9 @@ def check_sample(sample: dict, classes: tuple[str, ...] | None) -> None:
             raise ValueError(f'a label map of shape {tuple(labels.shape)} '
                              'for an image of '
                              f'{tuple(sample["inputs"].shape)}')
-        highest = int(torch.where(labels == IGNORED, 0, labels).max())
+        if ignore_index is not None:
+            labels = torch.where(labels == ignore_index, 0, labels)
+        highest = int(labels.max())
         if highest >= number:
             raise ValueError(f'the label map has class {highest}, the last '
                              f'of {number} classes is {number - 1}')
@@ -202,49 +236,5 @@ def skip_broken(cfg: Config, max_skipped: float = 0.01) -> None:
     loader = cfg.train_dataloader
     if loader.dataset.type != TYPE:
         loader.dataset = dict(
-            type=TYPE, dataset=loader.dataset, max_skipped=max_skipped)
-
-
-def refuse_broken(cfg: Config, parts: Iterable[str]) -> None:
-    """Refuse evaluation data that cannot be read as they are.
-
-    Annotations and label maps are read, images only looked at: missing,
-    empty and cut off ones are found in seconds; tools/prepare_data.py check
-    decodes all of them.
-
-    Args:
-        cfg (Config): Of any of the three frameworks.
-        parts (Iterable[str]): 'val', 'test'.
-
-    Raises:
-        ValueError: Names the files and faults.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    faults, seen = [], []
-    for name in parts:
-        loader = cfg.get(f'{name}_dataloader') or {}
-        for dataset in leaf_datasets(loader.get('dataset')):
-            if dataset in seen:
-                continue
-            seen.append(dataset)
-            try:
-                part = part_of(dataset, name)
-            except ImportError:
-                raise
-            except Exception as error:  # a data set refuses its files
-                faults.append(describe(error))
-                continue
-            if part is not None:
-                report = check_part(part, inspect=glance)
-                faults += [f'{fault}: {where}'
-                           for fault, found in report.findings.items()
-                           if FAULTS[fault][0] == ERROR for where in found]
-    if faults:
-        shown = '\n  '.join(faults[:SHOWN])
-        if len(faults) > SHOWN:
-            shown += f'\n  and {len(faults) - SHOWN} more'
-        raise ValueError(
-            f'{len(faults)} faults in the evaluation data; without these '
-            f'samples the score would be another one:\n  {shown}\n  mend '
-            'them, or take them out of the annotations; all that can be '
-            f'found: {CHECK}')
+            type=TYPE, dataset=loader.dataset, max_skipped=max_skipped,
+            ignore_index=ignored_label(cfg, 'train'))

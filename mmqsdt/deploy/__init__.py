@@ -10,14 +10,15 @@ from ..checkpoints import (  # noqa: F401
 from ..checkpoints import load_for_test as load_weights  # noqa: F401
 from ..utils import build_model, load_batches  # noqa: F401
 from .compare import FormReport, NeuronReport, compare_forms
-from .describe import LayerDescription, describe
+from .describe import LayerDescription, describe, explain
 from .fast import to_fast
 from .forms import to_integer, to_spikes
+from .program import trace
 from .select import FORMS, to_form
 from .spikes import ENCODINGS
 
 __all__ = [
     'ENCODINGS', 'FORMS', 'FormReport', 'LayerDescription', 'NeuronReport',
-    'compare_forms', 'describe', 'to_fast', 'to_form', 'to_integer',
-    'to_spikes'
+    'compare_forms', 'describe', 'explain', 'to_fast', 'to_form',
+    'to_integer', 'to_spikes', 'trace'
 ]

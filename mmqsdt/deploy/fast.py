@@ -19,22 +19,21 @@ from torch.nn import functional as F
 from ..layers import (
     IELIF,
     RepConv,
-    SepConv,
     SpikingNeuron,
     linear_attention,
 )
 from ..layers.ie_lif import round_to_count
 from ..models.backbones.qsd_transformer import AttentionBlock, ConvBlock
-from .fold import FoldedConv2d, FoldedLayer, FoldedLinear
-from .forms import convert, replace_modules, to_integer
+from .fold import FoldedConv, FoldedLayer, FoldedLinear, fold
+from .forms import convert, to_integer
 from .kernels import (
     FloatConv,
     IntegerConv,
     IntegerLinear,
     find_kernel_obstacle,
 )
+from .program import Program, WeightLayer
 from .spikes import SlotAttention
-from .structure import WeightLayer
 
 # Floats become counts by way of int8: PyTorch converts them to uint8 six
 # times more slowly. Up to here the int16 sums of two products in processors
@@ -42,7 +41,7 @@ from .structure import WeightLayer
 MAX_LEVELS = 127
 
 
-def to_fast(model: nn.Module) -> nn.Module:
+def to_fast(model: nn.Module, inputs=None) -> nn.Module:
     """A copy in integer form that runs on the integer kernels of a CPU.
 
     The function of :func:`to_integer`: sums of codes times counts are exact,
@@ -53,6 +52,7 @@ def to_fast(model: nn.Module) -> nn.Module:
 
     Args:
         model (nn.Module): As in :func:`to_integer`.
+        inputs (optional): As in :func:`to_integer`.
 
     Returns:
         nn.Module: As in :func:`to_integer`, for the CPU. Save the model it
@@ -65,24 +65,44 @@ def to_fast(model: nn.Module) -> nn.Module:
     if obstacle:
         print_log(f'no fast kernels, plain ones instead: {obstacle}',
                   'current')
-        return to_integer(model)
-    readers: dict[SpikingNeuron | None, list[FastLayer]] = {}
-
-    def fold(entry: WeightLayer, encoding: str) -> FoldedLayer:
-        kind = FastConv2d if isinstance(entry.layer, nn.Conv2d) else FastLinear
-        layer = kind(entry, encoding)
-        readers.setdefault(entry.neuron, []).append(layer)
-        return layer
-
-    model = convert(model, 'count', fold)
-    model = replace_modules(
-        model, {
-            neuron: FastNeuron(neuron)
-            for neuron, layers in readers.items() if is_simple(neuron)
-            and all(layer.integer for layer in layers)
-        })
+        return to_integer(model, inputs)
+    model = convert(model, 'count', inputs, fold_fast, fuse_neurons)
     model = fuse_all(model, {})
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def fold_fast(entry: WeightLayer, encoding: str) -> FoldedLayer:
+    """The inference form of a layer, on a packed kernel if there is one."""
+    for kind, fast in ((nn.Conv2d, FastConv2d), (nn.Linear, FastLinear)):
+        if isinstance(entry.layer, kind):
+            return fast(entry, encoding)
+    return fold(entry, encoding)
+
+
+def fuse_neurons(program: Program,
+                 replaced: dict[nn.Module, nn.Module]) -> None:
+    """Let neurons put out bytes, from the layer before them if they can.
+
+    Args:
+        program (Program): What reads which neuron.
+        replaced (dict): What takes the place of each layer and neuron.
+    """
+    readers: dict[SpikingNeuron, list[nn.Module]] = {}
+    for entry in program.layers.values():
+        for neuron in entry.spikes.neurons if entry.spikes else ():
+            readers.setdefault(neuron, []).append(replaced[entry.layer])
+    products = {getattr(unit, f'{name}_neuron')
+                for unit in program.attentions.values() for name in 'qkv'}
+    for neuron, layers in readers.items():
+        if neuron in program.slotting - products and is_simple(neuron) and all(
+                isinstance(x, FastLayer) and x.integer for x in layers):
+            replaced[neuron] = FastNeuron(replaced[neuron])
+    for entry in program.layers.values():
+        layer, neuron = replaced.get(entry.layer), entry.follower
+        if isinstance(layer, FastConv2d) and layer.integer and isinstance(
+                replaced.get(neuron), FastNeuron):
+            replaced[entry.layer] = layer.emitting(replaced[neuron])
+            replaced[neuron] = FusedNeuron(replaced[neuron])
 
 
 def find_obstacle(model: nn.Module) -> str | None:
@@ -113,7 +133,8 @@ class FastLayer(FoldedLayer):
     @property
     def integer(self) -> bool:
         return self.bits is not None and self.levels is not None and \
-            self.levels <= MAX_LEVELS
+            self.levels <= MAX_LEVELS and not isinstance(
+                getattr(self, 'padding', None), str)
 
     def folded_weight(self) -> Tensor:
         """Codes times scale: what a layer of real values multiplies with."""
@@ -151,10 +172,10 @@ class FastLayer(FoldedLayer):
         """See the class."""
         if not len(x):  # a detector may find no regions
             return super().forward(x.float())
-        if self.integer and x.dtype != torch.uint8:
-            if not self.input_checked:
-                self.check_input(x)
-            x = x.to(torch.int8).view(torch.uint8)
+        if self.levels is not None and x.dtype != torch.uint8:
+            x = self.counts(x)
+            if self.integer:
+                x = x.to(torch.int8).view(torch.uint8)
         if self.kernel is None:
             self.kernel = self.build_kernel()
         return self.kernel(x)
@@ -163,8 +184,8 @@ class FastLayer(FoldedLayer):
         return dict(self.__dict__, kernel=None)  # packed: cannot be copied
 
 
-class FastConv2d(FastLayer, FoldedConv2d):
-    """:class:`FoldedConv2d` on packed kernels; see :class:`FastLayer`."""
+class FastConv2d(FastLayer, FoldedConv):
+    """:class:`FoldedConv` on packed kernels; see :class:`FastLayer`."""
 
     def build_kernel(self) -> IntegerConv | FloatConv:
         """See :class:`FastLayer`."""
@@ -364,12 +385,9 @@ class FastAttentionBlock(nn.Module):
         return self.fc2(self.fc1(x)).add_(x)
 
 
-def emit(unit: nn.Module, layer: str, reader: nn.Module, neuron: str) -> None:
-    """Make a neuron part of the layer before it, if that can be."""
-    old_layer, old_neuron = getattr(unit, layer), getattr(reader, neuron)
-    if old_layer.integer and isinstance(old_neuron, FastNeuron):
-        setattr(unit, layer, old_layer.emitting(old_neuron))
-        setattr(reader, neuron, FusedNeuron(old_neuron))
+def is_folded(*norms: nn.Module) -> bool:
+    """Whether layers before them have taken over what norms did."""
+    return all(isinstance(norm, nn.Identity) for norm in norms)
 
 
 @singledispatch
@@ -379,19 +397,12 @@ def fuse(unit: nn.Module) -> nn.Module:
 
 
 @fuse.register
-def _sep_conv(unit: SepConv) -> nn.Module:
-    emit(unit.expand, 'conv', unit, 'neuron')
-    if unit.inner_neuron is not None:
-        emit(unit, 'depthwise', unit, 'inner_neuron')
-    return unit
-
-
-@fuse.register
 def _rep_conv(unit: RepConv) -> nn.Module:
-    if unit.inner_neuron1 is None:
+    layers = (unit.pointwise1, unit.depthwise, unit.pointwise2)
+    if unit.inner_neuron1 is None and is_folded(
+            unit.norm_pad, unit.norm) and all(
+                isinstance(layer, FastConv2d) for layer in layers):
         return FastRepConv(unit)
-    emit(unit, 'pointwise1', unit, 'inner_neuron1')
-    emit(unit, 'depthwise', unit, 'inner_neuron2')
     return unit
 
 
@@ -407,14 +418,17 @@ def _attention(unit: SlotAttention) -> nn.Module:
 
 @fuse.register
 def _conv_block(unit: ConvBlock) -> nn.Module:
-    emit(unit.conv1, 'conv', unit.conv2, 'neuron')
     return FastConvBlock(unit)
 
 
 @fuse.register
 def _attention_block(unit: AttentionBlock) -> nn.Module:
-    emit(unit.fc1, 'conv', unit.fc2, 'neuron')
-    return FastAttentionBlock(unit)
+    last = getattr(unit.attn.proj_conv, 'pointwise2', None)
+    if isinstance(unit.attn, (SlotAttention, FastAttention)) and is_folded(
+            unit.fc2.norm) and all(isinstance(layer, FastConv2d)
+                                   for layer in (last, unit.fc2.conv)):
+        return FastAttentionBlock(unit)
+    return unit
 
 
 def fuse_all(module: nn.Module,
@@ -424,5 +438,8 @@ def fuse_all(module: nn.Module,
         for name, child in module._modules.items():
             if child is not None:
                 module._modules[name] = fuse_all(child, done)
-        done[module] = fuse(module)
+        kind = next(c for c in type(module).__mro__ if c in fuse.registry)
+        own = type(module).forward is not kind.forward \
+            if kind is not object else True
+        done[module] = module if own else fuse(module)
     return done[module]

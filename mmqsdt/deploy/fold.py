@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..layers import BatchNormPad
-from .spikes import EXACT_FLOAT32, slot_weights, split_slots
-from .structure import WeightLayer
+from .program import WeightLayer
+from .spikes import EXACT_FLOAT32, encode, slot_weights, split_slots
+
+# A spike is off by no more than this once it was rounded to half precision.
+NEAR = 0.05
 
 
 def norm_gain_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
@@ -38,7 +42,7 @@ def norm_gain_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 def fold_scale_and_bias(entry: WeightLayer) -> tuple[Tensor, Tensor]:
     """Scale and bias of a layer, (out_channels,) each, float64."""
     layer = entry.layer
-    if layer.bits is None:
+    if entry.bits is None:
         scale = torch.ones(
             output_channels(layer),
             dtype=torch.float64,
@@ -49,8 +53,8 @@ def fold_scale_and_bias(entry: WeightLayer) -> tuple[Tensor, Tensor]:
     bias = torch.zeros_like(scale)
     if layer.bias is not None:
         bias = bias + layer.bias.detach().double()
-    if entry.neuron is not None:
-        scale = scale * entry.neuron.amplitude
+    if entry.spikes is not None:
+        scale = scale * entry.spikes.amplitude
     for norm in entry.norms:
         if isinstance(norm, BatchNormPad):
             norm = norm.bn
@@ -78,11 +82,14 @@ class FoldedLayer(nn.Module):
         scale, bias (Tensor): (out_channels,), float32 or the weight's dtype
             if that is wider.
         bits (int, optional): Of the weight.
-        levels (int, optional): D of the neuron it reads; None if its input
+        levels (int, optional): D of the spikes it reads; None if its input
             is real-valued.
         slot_weights (tuple[int]): See :func:`slot_weights`.
+        encoded (bool): Whether its input comes in slots. Else it comes as
+            counts, and the layer makes the slots.
+        unit (float): What one spike is in such an input.
 
-    Shape: (slots * N, ...) in, (N, ...) out, of the same dtype.
+    Shape: (slots * N, ...) or (N, ...) in, (N, ...) out, of the same dtype.
 
     Raises:
         RuntimeError: When put into training mode.
@@ -94,21 +101,24 @@ class FoldedLayer(nn.Module):
         super().__init__()
         layer = entry.layer
         scale, bias = fold_scale_and_bias(entry)
-        self.bits = layer.bits
-        weight = layer.weight.detach().clone() if layer.bits is None \
+        self.bits = entry.bits
+        weight = layer.weight.detach().clone() if self.bits is None \
             else layer.integer_weight()
         # Sums of codes times counts go beyond what half precision can hold.
         dtype = torch.promote_types(layer.weight.dtype, torch.float32)
         self.register_buffer('weight', weight)
         self.register_buffer('scale', scale.to(dtype))
         self.register_buffer('bias', bias.to(dtype))
-        self.levels = self.input_values = None
-        self.slot_weights = (1, )
+        self.name, self.source = entry.name, entry.source
+        self.levels = None
+        self.slot_weights, self.unit, self.encoded = (1, ), 1., True
+        self.encoding = encoding
         self.carrier = dtype
-        if entry.neuron is not None:
-            self.levels = entry.neuron.levels
+        if entry.spikes is not None:
+            self.levels = entry.spikes.levels
             self.slot_weights = slot_weights(self.levels, encoding)
-            self.input_values = self.levels if encoding == 'count' else 1
+            self.unit = entry.unit
+            self.encoded = entry.encoded or encoding == 'count'
             if self.bits is not None:
                 self.carrier = torch.promote_types(dtype, self.exact_dtype())
         self.input_checked = False
@@ -129,7 +139,7 @@ class FoldedLayer(nn.Module):
 
     def per_channel(self, x: Tensor) -> Tensor:
         """(C,) to a shape that broadcasts over the output."""
-        return x.view(-1, 1, 1)
+        return x.view(-1, *[1] * (self.weight.dim() - 2))
 
     def train(self, mode: bool = True) -> 'FoldedLayer':
         if mode:
@@ -138,23 +148,41 @@ class FoldedLayer(nn.Module):
                 'float form they were made from, and convert it again')
         return super().train(mode)
 
-    def check_input(self, x: Tensor) -> None:
+    def check_input(self, x: Tensor, counts: Tensor) -> None:
         """Once: an input that is no spike would give wrong results."""
-        if not ((x == x.round()) & (x >= 0) &
-                (x <= self.input_values)).all():
+        largest = self.levels if self.encoding == 'count' \
+            or not self.encoded else 1
+        if not (((x / self.unit - counts).abs() <= NEAR) & (counts >= 0) &
+                (counts <= largest)).all():
+            unit = '' if self.unit == 1 else f' times {self.unit:g}'
             raise ValueError(
-                f'a {type(self).__name__} was converted to read spikes, '
-                f'integers 0..{self.input_values}, but got real values: the '
-                'unit it stands in does not run in the order that '
-                'mmqsdt.deploy.structure knows')
+                f'{self.name or type(self).__name__} read spikes'
+                f'{self.source and " of "}{self.source} when the model was '
+                f'traced, integers 0..{largest}{unit}, but now gets real '
+                'values: its input takes another way; convert the model with '
+                'inputs= that take it')
         self.input_checked = x.numel() > 0
 
+    def counts(self, x: Tensor) -> Tensor:
+        """Integers of what is read: counts, or slots of them."""
+        counts = x.round() if self.unit == 1 and not self.input_checked \
+            else x if self.unit == 1 else (x / self.unit).round_()
+        if not self.input_checked:
+            self.check_input(x, counts)
+        return counts
+
+    def slots(self, x: Tensor) -> Tensor:
+        """What is read, (slots, N, ...)."""
+        if self.levels is None:
+            return x.to(self.carrier).unsqueeze(0)
+        counts = self.counts(x)
+        if not self.encoded:
+            counts = encode(counts, self.levels, self.encoding)
+        return split_slots(counts.to(self.carrier), len(self.slot_weights))
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.levels is not None and not self.input_checked:
-            self.check_input(x)
         with torch.autocast(x.device.type, enabled=False):
-            slots = split_slots(
-                x.to(self.carrier), len(self.slot_weights))  # (slots, N, ...)
+            slots = self.slots(x)
             weight = self.weight.to(self.carrier)
             out = self.operate(slots[0], weight)
             for slot, slot_weight in zip(slots[1:], self.slot_weights[1:]):
@@ -170,8 +198,8 @@ class FoldedLayer(nn.Module):
                 f'levels={self.levels}, slot_weights={self.slot_weights}')
 
 
-class FoldedConv2d(FoldedLayer):
-    """:class:`LSQConv2d` at inference; see :class:`FoldedLayer`."""
+class FoldedConv(FoldedLayer):
+    """A conv of one to three axes at inference; see :class:`FoldedLayer`."""
 
     def __init__(self, entry: WeightLayer, encoding: str) -> None:
         super().__init__(entry, encoding)
@@ -189,8 +217,24 @@ class FoldedConv2d(FoldedLayer):
 
     def operate(self, x: Tensor, weight: Tensor) -> Tensor:
         """See :class:`FoldedLayer`."""
-        return F.conv2d(x, weight, None, self.stride, self.padding,
-                        self.dilation, self.groups)
+        conv = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
+        return conv(x, weight, None, self.stride, self.padding, self.dilation,
+                    self.groups)
+
+
+class FoldedDeconv(FoldedConv):
+    """A transposed conv at inference; see :class:`FoldedLayer`."""
+
+    def __init__(self, entry: WeightLayer, encoding: str) -> None:
+        super().__init__(entry, encoding)
+        self.output_padding = entry.layer.output_padding
+
+    def operate(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`FoldedLayer`."""
+        deconv = (F.conv_transpose1d, F.conv_transpose2d,
+                  F.conv_transpose3d)[weight.dim() - 3]
+        return deconv(x, weight, None, self.stride, self.padding,
+                      self.output_padding, self.groups, self.dilation)
 
 
 class FoldedLinear(FoldedLayer):
@@ -211,8 +255,8 @@ def fold(entry: WeightLayer, encoding: str) -> FoldedLayer:
     Raises:
         ValueError: If its kind is not known.
     """
-    for kind, folded in ((nn.Conv2d, FoldedConv2d), (nn.Linear,
-                                                     FoldedLinear)):
+    for kind, folded in ((_ConvTransposeNd, FoldedDeconv),
+                         (_ConvNd, FoldedConv), (nn.Linear, FoldedLinear)):
         if isinstance(entry.layer, kind):
             return folded(entry, encoding)
     raise ValueError(f'{type(entry.layer).__name__} has no inference form; '

@@ -1,17 +1,23 @@
 """One trained model, three equal forms: float, integer, spikes."""
 
+import logging
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass, replace
 
+from mmengine.logging import print_log
 from torch import nn
 
-from ..layers import SpikeAttention, SpikingNeuron
+from ..layers import IELIF, SpikingNeuron
+from .describe import Description, describe_program
+from .flow import Tracer
 from .fold import FoldedLayer, fold
+from .products import ProductHook
+from .program import Program, WeightLayer, follow
 from .spikes import ENCODINGS, SlotAttention, SlotNeuron
-from .structure import WeightLayer, find_layers, unit_layers
 
 
-def to_integer(model: nn.Module) -> nn.Module:
+def to_integer(model: nn.Module, inputs=None) -> nn.Module:
     """A copy that computes on integers wherever spikes are read.
 
     Every LSQ weight is its integer code (int8) with one scale a channel,
@@ -21,10 +27,12 @@ def to_integer(model: nn.Module) -> nn.Module:
 
     Args:
         model (nn.Module): A trained model or any part of one: a backbone,
-            an ImageClassifier, a MaskRCNN, an EncoderDecoder. What is not
-            spiking in it stays as it is: stock necks and heads, and neurons
-            outside the units that ``mmqsdt.deploy.structure`` knows. The
-            model itself is not changed; it may be in training mode.
+            an ImageClassifier, a MaskRCNN, an EncoderDecoder, a network of
+            your own. What reads real values with float weights stays as it
+            is. The model itself is not changed; it may be in training mode.
+        inputs (Tensor | tuple | dict, optional): What its forward is given
+            to see which layers read spikes; see :func:`trace`. By default
+            an image of noise.
 
     Returns:
         nn.Module: In eval mode, of the same class, with the same forward;
@@ -34,10 +42,12 @@ def to_integer(model: nn.Module) -> nn.Module:
         ValueError: If the model is not a spiking one, is converted already,
             or cannot be folded.
     """
-    return convert(model, 'count')
+    return convert(model, 'count', inputs)
 
 
-def to_spikes(model: nn.Module, encoding: str = 'thermometer') -> nn.Module:
+def to_spikes(model: nn.Module,
+              encoding: str = 'thermometer',
+              inputs=None) -> nn.Module:
     """A copy in which every layer that reads spikes reads binary ones.
 
     Every neuron emits binary slots for each time step; weights accumulate
@@ -51,6 +61,7 @@ def to_spikes(model: nn.Module, encoding: str = 'thermometer') -> nn.Module:
         encoding (str): 'thermometer', D slots as published, or 'bitwise',
             ceil(log2(D + 1)) slots of weights 1, 2, 4, ...
             Defaults to 'thermometer'.
+        inputs (optional): As in :func:`to_integer`.
 
     Returns:
         nn.Module: As in :func:`to_integer`.
@@ -61,50 +72,118 @@ def to_spikes(model: nn.Module, encoding: str = 'thermometer') -> nn.Module:
     if encoding not in ENCODINGS:
         raise ValueError(f'encoding must be one of {ENCODINGS}, got '
                          f'{encoding!r}')
-    return convert(model, encoding)
+    return convert(model, encoding, inputs)
 
 
 def convert(
     model: nn.Module,
     encoding: str,
-    fold: Callable[[WeightLayer, str], FoldedLayer] = fold
+    inputs=None,
+    fold: Callable[[WeightLayer, str], FoldedLayer] = fold,
+    fuse: Callable[[Program, dict[nn.Module, nn.Module]], None] | None = None,
+    program: Program | None = None,
 ) -> nn.Module:
     """A copy with folded layers, norms gone, and neurons that emit counts.
 
     Args:
         model (nn.Module): As in :func:`to_integer`.
         encoding (str): See :func:`slot_weights`.
+        inputs (optional): As in :func:`to_integer`.
         fold (Callable): Makes the inference form of a layer.
+        fuse (Callable, optional): Changes what takes the place of which
+            module.
+        program (Program, optional): Of this model, if it is known.
 
     Raises:
         ValueError: As in :func:`to_integer`.
     """
     check_convertible(model)
-    model = deepcopy(model)
-    layers = find_layers(model)
+    copied = deepcopy(model).eval()
+    # What stands for a module of the program in the copy.
+    copies = dict(zip(model.modules(), copied.modules()))
+    if program is None:
+        program = Program(copied, follow(Tracer(copied), inputs))
+        copies = {module: module for module in copied.modules()}
+    entries = [e for e in program.layers.values() if e.convertible]
+    if not any(e.spikes for e in program.layers.values()):
+        raise ValueError('no weight layer of this model reads spikes; '
+                         'mmqsdt.deploy.describe says what each reads, and '
+                         'why')
     replaced: dict[nn.Module, nn.Module] = {}
-    for name, entry in layers.items():
+    for entry in entries:
         try:
             replaced[entry.layer] = fold(entry, encoding)
         except ValueError as error:
-            raise ValueError(f'{name}: {error}') from None
+            raise ValueError(f'{entry.name}: {error}') from None
         replaced.update((norm, nn.Identity()) for norm in entry.norms)
-    neurons = {e.neuron for e in layers.values() if e.neuron is not None}
-    if not neurons:
-        raise ValueError('no weight layer of this model reads spikes, as far '
-                         'as mmqsdt.deploy.structure knows its units')
-    check_readers(model, neurons)
-    for module in model.modules():
-        if isinstance(module, SpikeAttention) and module.neuron in neurons:
-            replaced[module] = SlotAttention(module, encoding)
-            neurons.update(
-                (module.q_neuron, module.k_neuron, module.v_neuron))
-    for neuron in neurons:
-        if neuron.amplitude != 1:  # now part of the scales; LIF's is fixed
-            neuron.amplitude = 1.
-        if encoding != 'count':
-            replaced[neuron] = SlotNeuron(neuron, encoding)
-    return replace_modules(model, replaced).eval().requires_grad_(False)
+    for unit in program.attentions.values():
+        replaced[unit] = SlotAttention(copies[unit], encoding)
+    for neuron in program.counting:
+        counting = counting_neuron(copies[neuron])
+        replaced[neuron] = SlotNeuron(counting, encoding) \
+            if encoding != 'count' and neuron in program.slotting \
+            else counting
+    if fuse is not None:
+        fuse(program, replaced)
+    watch_the_rest(program, copies)
+    copied = replace_modules(
+        copied, {copies[old]: new for old, new in replaced.items()})
+    keep_description(copied, describe_program(program))
+    if encoding != 'count' and any(
+            product.scope not in program.attentions
+            for product in program.products.values()):
+        ProductHook(encoding).attach(copied)
+    return copied.eval().requires_grad_(False)
+
+
+def keep_description(model: nn.Module, rows: Description) -> None:
+    """Have a model and its parts know what they were when float."""
+    for path, module in model.named_modules():
+        inside = f'{path}.' if path else ''
+        module._description = [
+            replace(row, name=row.name.removeprefix(inside)) for row in rows
+            if row.name.startswith(inside)]
+
+
+def counting_neuron(neuron: SpikingNeuron) -> SpikingNeuron:
+    """The same neuron of amplitude 1: it emits counts."""
+    if neuron.amplitude == 1:
+        return neuron
+    if type(neuron) is IELIF:
+        return IELIF(
+            neuron.levels, float(neuron.threshold), 1., neuron.leak,
+            neuron.time_steps, neuron.rounding)
+    neuron = deepcopy(neuron)
+    neuron.amplitude = 1.
+    return neuron
+
+
+@dataclass
+class Unforeseen:
+    """A hook for layers of which it is not known what they read."""
+    name: str
+
+    def __call__(self, module: nn.Module, args: tuple) -> None:
+        raise ValueError(
+            f'{self.name} did not run when the model was traced, so it is '
+            'not known whether it reads spikes; convert the model with '
+            'inputs= on which it runs')
+
+
+def watch_the_rest(program: Program,
+                   copies: dict[nn.Module, nn.Module]) -> None:
+    """Say which layers stay as they are although they read spikes."""
+    left = []
+    for entry in program.layers.values():
+        if not entry.inputs:
+            copies[entry.layer].register_forward_pre_hook(
+                Unforeseen(entry.name))
+        elif entry.stays:
+            left.append(f'{entry.name} ({entry.obstacle})')
+    if left:
+        print_log(
+            f'read spikes, but stay as they are: {", ".join(left)}',
+            'current', logging.WARNING)
 
 
 def check_convertible(model: nn.Module) -> None:
@@ -123,24 +202,6 @@ def check_convertible(model: nn.Module) -> None:
             'not a spiking model: it has no neuron such as IELIF, only '
             "activations. Build it with neuron=dict(type='mmqsdt.IELIF'); an "
             'ANN counterpart has a float form only')
-
-
-def check_readers(model: nn.Module, neurons: set[SpikingNeuron]) -> None:
-    """Refuse neurons whose spikes something else would read as well.
-
-    It would get counts, or slots, for spikes of the neuron's amplitude.
-
-    Raises:
-        ValueError: If one of these neurons also stands outside known units.
-    """
-    for name, module in model.named_modules():
-        shared = neurons.intersection(module.children())
-        if shared and not unit_layers(module):
-            child = next(k for k, v in module.named_children() if v in shared)
-            path = f'{name}.{child}'.removeprefix('.')
-            raise ValueError(
-                f'{path} is the neuron of a unit too; what reads it here '
-                'would get counts for spikes. Give it a neuron of its own')
 
 
 def replace_modules(module: nn.Module,

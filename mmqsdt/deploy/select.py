@@ -10,7 +10,8 @@ FORMS = ('float', 'integer', 'fast', 'spikes')
 
 def to_form(model: nn.Module,
             form: str,
-            encoding: str = 'thermometer') -> nn.Module:
+            encoding: str = 'thermometer',
+            inputs=None) -> nn.Module:
     """A model in the form of this name; 'float' is the model itself.
 
     Args:
@@ -18,6 +19,7 @@ def to_form(model: nn.Module,
         form (str): One of ``FORMS``.
         encoding (str): Of the spike form; see :func:`to_spikes`.
             Defaults to 'thermometer'.
+        inputs (optional): As in :func:`to_integer`.
 
     Raises:
         ValueError: As in :func:`to_spikes`, and for other forms.
@@ -27,6 +29,6 @@ def to_form(model: nn.Module,
     if form == 'float':
         return model
     if form == 'fast':
-        return to_fast(model)
-    return to_integer(model) if form == 'integer' else to_spikes(
-        model, encoding)
+        return to_fast(model, inputs)
+    return to_integer(model, inputs) if form == 'integer' else to_spikes(
+        model, encoding, inputs)

@@ -63,7 +63,7 @@ class FGDistillHook(Hook):
                  end: int | None = None,
                  interval: int = 1) -> None:
         if start < 0 or interval < 1 or (end is not None and end <= start):
-            raise ValueError('needed are 0 <= start < end and interval >= 1, '
+            raise ValueError('expected 0 <= start < end and interval >= 1, '
                              f'got start={start}, end={end}, '
                              f'interval={interval}')
         self.teacher_cfg = teacher

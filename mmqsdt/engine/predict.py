@@ -15,11 +15,13 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import nn
 
+from ..data.classes import dataset_meta
+from ..data.files import is_data
+from ..data.sources import leaf_datasets
 from .hooks.draw_predictions import enlarge, shown_factor
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.ppm', '.pgm', '.tif',
@@ -56,7 +58,8 @@ def find_pictures(paths: list[str]) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.is_file()
-                            and p.suffix.lower() in SUFFIXES)
+                            and p.suffix.lower() in SUFFIXES
+                            and is_data(p.name))
             if not inside:
                 raise FileNotFoundError(
                     f'no pictures in {path} (its subfolders are not '
@@ -74,7 +77,7 @@ def find_others(paths: list[str]) -> list[Path]:
     return [p for path in map(Path, paths) if path.is_dir()
             for p in sorted(path.iterdir())
             if p.is_file() and p.suffix.lower() not in SUFFIXES
-            and not p.name.startswith('.')]
+            and is_data(p.name)]
 
 
 def read_picture(path: Path, max_side: int = 2048) -> Picture:
@@ -132,17 +135,6 @@ def _read_transparent(path: Path) -> np.ndarray | None:
     return np.ascontiguousarray(np.asarray(rgb)[..., ::-1])
 
 
-def dataset_meta(cfg: Config) -> dict:
-    """Classes and palette of the test data of a config."""
-    dataset = cfg.test_dataloader.dataset
-    init_default_scope(cfg.default_scope)
-    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-        cls = registry.get(dataset.type)
-    if cls is None:
-        raise ValueError(f'no data set class {dataset.type}')
-    return cls._load_metainfo(deepcopy(dict(dataset.get('metainfo') or {})))
-
-
 def build_inferencer(cfg: Config, model: nn.Module, device: str):
     """The framework's inferencer around a model that is loaded already.
 
@@ -159,10 +151,13 @@ def build_inferencer(cfg: Config, model: nn.Module, device: str):
     if 'test_dataloader' not in cfg:
         raise ValueError('the config has no test_dataloader, whose pipeline '
                          'prepares pictures')
-    channels = cfg.model.get('backbone', {}).get('in_channels', 3)
-    if channels != 3:
-        raise ValueError(f'this model reads {channels} channels, no pictures')
+    if input_channels(cfg) not in (1, 3):
+        raise ValueError(f'this model reads {input_channels(cfg)} channels, '
+                         'no pictures')
     meta = dataset_meta(cfg)
+    # Inferencers look for the pipeline here, not within wrappers.
+    cfg.test_dataloader.dataset = next(
+        leaf_datasets(cfg.test_dataloader.dataset))
     # Drawings are written by name; what keeps them in a work dir is not used.
     if 'visualizer' in cfg:
         cfg.visualizer.vis_backends = None
@@ -176,7 +171,7 @@ def build_inferencer(cfg: Config, model: nn.Module, device: str):
             model, pretrained=False, classes=meta.get('classes'))
     if cfg.default_scope == 'mmdet':
         from mmdet.apis import DetInferencer as Inferencer
-        model.dataset_meta = {'palette': 'random', **meta}
+        model.dataset_meta = meta
     elif cfg.default_scope == 'mmseg':
         from mmseg.apis import MMSegInferencer as Inferencer
         model.dataset_meta = {k: meta.get(k) for k in ('classes', 'palette')}
@@ -196,6 +191,11 @@ def build_inferencer(cfg: Config, model: nn.Module, device: str):
     return LoadedInferencer(cfg, device=device, **quiet)
 
 
+def input_channels(cfg: Config) -> int:
+    """Channels that the model of a config reads."""
+    return cfg.model.get('backbone', {}).get('in_channels', 3)
+
+
 class Predictor:
     """Results and drawings for pictures, one at a time.
 
@@ -205,13 +205,17 @@ class Predictor:
         device (str): See :func:`build_inferencer`.
         score_thr (float): Detections below it are not drawn.
             Defaults to 0.5.
+        classes (tuple[str], optional): Names of the classes, where the
+            config has none.
     """
 
     def __init__(self, cfg: Config, model: nn.Module, device: str,
-                 score_thr: float = 0.5) -> None:
+                 score_thr: float = 0.5,
+                 classes: tuple[str, ...] | None = None) -> None:
         self.inferencer = build_inferencer(cfg, model, device)
         self.score_thr = score_thr
-        self.classes = dataset_meta(cfg).get('classes')
+        self.classes = dataset_meta(cfg).get('classes') or classes
+        self.gray = input_channels(cfg) == 1
         self.visualizer = self.inferencer.visualizer
         if cfg.default_scope == 'mmpretrain':
             from mmpretrain.visualization import UniversalVisualizer
@@ -230,8 +234,9 @@ class Predictor:
             ValueError: If a side vanishes when the model's pipeline resizes
                 the picture.
         """
+        inputs = mmcv.bgr2gray(pixels) if self.gray else pixels
         try:
-            result = self.inferencer(pixels, return_datasamples=True)
+            result = self.inferencer(inputs, return_datasamples=True)
         except cv2.error as error:
             height, width = pixels.shape[:2]
             raise ValueError(
@@ -241,6 +246,8 @@ class Predictor:
             result = result['predictions']
         if isinstance(result, list):
             result, = result
+        if 'pred_sem_seg' in result:  # floats, of a model of one channel
+            result.pred_sem_seg.data = result.pred_sem_seg.data.long()
         return result.to('cpu')
 
     def describe(self, sample: BaseDataElement) -> dict:

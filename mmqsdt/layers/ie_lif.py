@@ -240,6 +240,15 @@ class IELIF(SpikingNeuron):
             return self._threshold
         return float(self.log_threshold.detach().exp())
 
+    @threshold.setter
+    @torch.no_grad()
+    def threshold(self, value: float) -> None:
+        if self.learned:
+            self.log_threshold.fill_(math.log(value))
+            self._started = True
+        else:
+            self._threshold = value
+
     @property
     def amplitude(self) -> float:
         """What the next layer reads for one spike."""

@@ -277,7 +277,8 @@ class LSQWeight:
         # the bound it started with.
         if self.bits is not None and not self.min_step.is_meta:
             metadata = getattr(destination, '_metadata', {})
-            metadata.get(prefix[:-1], {})['min_step'] = float(self.min_step)
+            entry = metadata.get(prefix[:-1], {})
+            entry.update(min_step=float(self.min_step), bits=self.bits)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata,
                               strict, missing_keys, unexpected_keys,
@@ -290,7 +291,9 @@ class LSQWeight:
         self._loading = False
         if self.bits is None or f'{prefix}weight' not in state_dict:
             return
-        if key in state_dict:
+        # A step size fits codes of one width only.
+        if key in state_dict and \
+                local_metadata.get('bits', self.bits) == self.bits:
             self._step_is_default = False
             step = state_dict[key]
             if not (torch.isfinite(step).all() and (step > 0).all()):
@@ -306,7 +309,7 @@ class LSQWeight:
                 return
             with torch.no_grad():
                 self.min_step.fill_(bound)
-        else:  # float weights
+        else:  # float weights, or those under codes of another width
             if key in missing_keys:
                 missing_keys.remove(key)
             self._step_is_default = True

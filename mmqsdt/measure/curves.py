@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
 
+from ..utils.text import read_text
+
 # Drawn unless others are asked for.
 KEYS = ('loss', '*loss*', 'accuracy/top1', 'coco/bbox_mAP', 'coco/segm_mAP',
         'mIoU')
@@ -77,7 +79,7 @@ def read_run(work_dir: str | Path) -> Run:
 
 def _read_lines(log: Path) -> list[dict]:
     lines = []
-    for text in log.read_text().splitlines():
+    for text in read_text(log).splitlines():
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:

@@ -36,10 +36,14 @@ Horowitz (ISSCC 2014); the formula as in Spike-driven Transformer V2 (arXiv
 """
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from math import prod
 from pathlib import Path
 
 import torch
@@ -48,20 +52,16 @@ from spikingjelly.activation_based.op_counter import (
     SynOpCounter,
 )
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ..deploy.describe import LayerDescription, describe
-from ..deploy.forms import check_convertible, to_spikes
-from ..deploy.spikes import (
-    ENCODINGS,
-    SlotProduct,
-    spiking_neurons,
-    split_slots,
-)
-from ..deploy.structure import find_layers
-from ..layers import RepConv, SepConv, SpikeAttention, SpikingNeuron
+from ..checkpoints.atomic import write_text
+from ..deploy.describe import LayerDescription, describe_program
+from ..deploy.forms import check_convertible, convert
+from ..deploy.program import Program
+from ..deploy.spikes import ENCODINGS, SlotProduct, split_slots
+from ..layers import RepConv, SepConv
 from ..models.backbones.qsd_transformer import QSDTransformer
-from .firing import FiringRate, recorded_firing_rates
+from .firing import FiringRate
+from .meter import Meter
 
 OTHER = 'other products'
 aten = torch.ops.aten
@@ -97,7 +97,7 @@ class LayerEnergy:
     Attributes:
         name (str): Path in the model.
         part (str): The model's child it belongs to, e.g. 'backbone'.
-        kind, reads, levels, bits, operation: See
+        kind, reads, levels, bits, operation, source: See
             :class:`mmqsdt.deploy.LayerDescription`.
         macs (float): Multiply-accumulates of the dense layer, padding
             included.
@@ -120,6 +120,7 @@ class LayerEnergy:
     levels: int | None
     bits: int | None
     operation: str
+    source: str = ''
     macs: float = 0.
     ann_macs: float = 0.
     firing_rate: float | None = None
@@ -188,7 +189,7 @@ class EnergyReport:
             totals_millijoule=self.totals(),
             ann_over_model=self.ratios(),
             layers=[asdict(layer) for layer in self.layers])
-        Path(path).write_text(json.dumps(content, indent=2) + '\n')
+        write_text(path, json.dumps(content, indent=2) + '\n')
 
     def write_csv(self, path: str | Path) -> None:
         """Write one line a layer."""
@@ -201,10 +202,11 @@ class EnergyReport:
             for measure, energy in row.pop('energy').items():
                 row[f'millijoule_{measure}'] = energy
             rows.append(row)
-        with open(path, 'w', newline='') as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        file = io.StringIO(newline='')
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, file.getvalue())
 
 
 def measure_energy(model: nn.Module,
@@ -233,11 +235,15 @@ def measure_energy(model: nn.Module,
     if not images:
         raise ValueError('no image to measure the energy on')
     model = deepcopy(model).eval()
-    rows = {d.name: _new_row(d) for d in describe(model)}
+    meter = Meter(model)
+    with meter.flops:
+        _run(model, batches, meter.call)
+    program = Program(model, meter)
+    rows = {d.name: _new_row(d) for d in describe_program(program)}
     rows[OTHER] = LayerEnergy(OTHER, 'other', '', 'real', None, 32, 'MAC')
-    _count_dense(model, batches, rows)
+    _fill_in(rows, meter, program, _repeated_pictures(model, batches[0]))
     for encoding in ENCODINGS:
-        _count_slots(model, batches, rows, encoding)
+        _count_slots(model, batches, rows, encoding, program)
     published = _published_operations(model, rows)
     for name, row in rows.items():
         _finish(row, published.get(name), images, costs)
@@ -254,48 +260,42 @@ def _number_of_images(batch) -> int:
 
 
 @torch.no_grad()
-def _run(model: nn.Module, batches: list) -> None:
+def _run(model: nn.Module, batches: list,
+         call: Callable = lambda function, batch: function(batch)) -> None:
     for batch in batches:
-        model.test_step(batch) if isinstance(batch, Mapping) else model(batch)
+        call(model.test_step if isinstance(batch, Mapping) else model, batch)
 
 
-def _count_dense(model: nn.Module, batches: list,
-                 rows: dict[str, LayerEnergy]) -> None:
+def _fill_in(rows: dict[str, LayerEnergy], meter: Meter, program: Program,
+             repeated: dict[str, int]) -> None:
     """Fill in MACs, firing rates and the formula's synaptic operations."""
-    with FlopCounterMode(display=False) as counter, \
-            recorded_firing_rates(model) as rates:
-        _run(model, batches)
-    flops = _by_module(counter.get_flop_counts(), model)
-    attentions = _spike_attentions(model)
-    for name, row in rows.items():
+    flops = _by_module(meter.flops.get_flop_counts(), meter.model)
+    other = meter.flops.get_total_flops() / 2
+    for name, entry in program.layers.items():
+        row = rows[name]
         row.macs = flops.get(name, 0) / 2
-    for name in attentions:
-        inside = sum(row.macs for other, row in rows.items()
-                     if other.startswith(_join(name, '')))
-        rows[_join(name, 'product')].macs = flops[name] / 2 - inside
-    rows[OTHER].macs = counter.get_total_flops() / 2 - sum(
-        row.macs for row in rows.values())
+        other -= row.macs
+        if entry.spikes is not None:
+            rate = meter.layers[entry.layer]
+            _set_rate(row, rate)
+            row.synaptic_operations = row.macs * rate.mean_count
+    for name, product in program.products.items():
+        row, read = rows[name], []
+        for macs, rates in meter.parts[product]:
+            row.macs += sum(macs)
+            row.synaptic_operations += sum(macs) * prod(
+                rate.mean_count for rate in rates)
+            read += rates
+        if not product.elementwise:  # PyTorch's counter knows none
+            other -= row.macs
+        _set_rate(row, reduce(operator.add, read))
+    rows[OTHER].macs = other
     for row in rows.values():
         row.ann_macs = row.macs
-    for path, steps in _repeated_pictures(model, batches[0]).items():
+    for path, steps in repeated.items():
         for name, row in rows.items():
             if name.startswith(_join(path, '')):
                 row.ann_macs = row.macs / steps
-
-    paths = {neuron: name for name, neuron in spiking_neurons(model).items()}
-    for name, layer in find_layers(model).items():
-        if layer.neuron is not None:
-            rate = rates[paths[layer.neuron]]
-            _set_rate(rows[name], rate)
-            rows[name].synaptic_operations = rows[name].macs * rate.mean_count
-    for name, attention in attentions.items():
-        q, k, v = (
-            rates[paths[getattr(attention, f'{x}_neuron')]] for x in 'qkv')
-        row = rows[_join(name, 'product')]
-        _set_rate(row, q + k + v)
-        # k^T v and q (k^T v) have half of the MACs each.
-        row.synaptic_operations = row.macs / 2 * (
-            k.mean_count * v.mean_count + q.mean_count)
 
 
 def _repeated_pictures(model: nn.Module, batch) -> dict[str, int]:
@@ -335,23 +335,14 @@ def _set_rate(row: LayerEnergy, rate: FiringRate) -> None:
     row.firing_rate, row.share_nonzero = rate.rate, rate.share_nonzero
 
 
-def _spike_attentions(model: nn.Module) -> dict[str, SpikeAttention]:
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, SpikeAttention)
-        and isinstance(module.q_neuron, SpikingNeuron)
-    }
-
-
 def _count_slots(model: nn.Module, batches: list, rows: dict[str, LayerEnergy],
-                 encoding: str) -> None:
+                 encoding: str, program: Program) -> None:
     """Fill in the operations of the spike form.
 
     What reads real values is taken as dense, not counted: the counter tells
     spikes by their values, and a real-valued map can happen to be all zero.
     """
-    model = to_spikes(model, encoding)
+    model = convert(model, encoding, program=program)
     products: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, SlotProduct):
@@ -365,6 +356,8 @@ def _count_slots(model: nn.Module, batches: list, rows: dict[str, LayerEnergy],
     with DispatchCounterMode([counter]):
         _run(model, batches)
     counts = _by_module(counter.get_counts(), model) | products
+    if hasattr(model, 'slot_products'):
+        counts |= model.slot_products.operations
     for name, row in rows.items():
         spikes = row.reads == 'spike'
         row.counted[encoding] = dict(

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from .energy import EnergyReport
 from .energy_table import TITLES
+from .style import write_figure
 
 ANN, MODEL, REAL, SPIKES = '#8c8c8c', '#30425c', '#d1495b', '#00a0b0'
 MAX_BARS = 28
@@ -27,8 +28,7 @@ def plot_energy(report: EnergyReport, path: str | Path) -> None:
     figure.suptitle(
         f'Energy of one image (mean over {report.images}; '
         f'{report.costs.mac_pj} pJ a MAC, {report.costs.ac_pj} pJ an AC)')
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path, dpi=110)
 
 
 def _plot_totals(axes, report: EnergyReport) -> None:

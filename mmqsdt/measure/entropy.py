@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.atomic import write_text
 from ..deploy.spikes import integer_counts
 from ..distill.losses import fgd_distance
 from ..distill.recorder import TENSORS, Recorder, Tap, find_taps, record
@@ -112,7 +113,7 @@ class EntropyReport:
 def write_json(reports: dict[str, EntropyReport], path: str | Path) -> None:
     """Write reports by name."""
     content = {name: report.to_dict() for name, report in reports.items()}
-    Path(path).write_text(json.dumps(content, indent=1) + '\n')
+    write_text(path, json.dumps(content, indent=1) + '\n')
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .entropy import BINS, HIGHEST, LOWEST, EntropyReport, TensorDistribution
+from .style import write_figure
 
 LINES = ('#8c8c8c', '#d1495b', '#00798c', '#edae49', '#5b3758', '#66a182')
 SILENT = '#c9c9c9'
@@ -48,8 +49,7 @@ def plot_entropy(reports: dict[str, EntropyReport],
             labels.append(label)
     bottom.legend(
         handles, labels, loc='outside lower center', ncols=6, frameon=False)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    write_figure(figure, path, dpi=100)
 
 
 def _colors(levels: int) -> list:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..deploy.spikes import integer_counts, spiking_neurons
 
@@ -25,10 +25,18 @@ class FiringRate:
     nonzero: int = 0
 
     def __add__(self, other: 'FiringRate') -> 'FiringRate':
-        """Of two neurons of the same D together."""
-        return FiringRate(self.levels, self.elements + other.elements,
+        """Of two neurons together; D is the larger of theirs."""
+        return FiringRate(max(self.levels, other.levels),
+                          self.elements + other.elements,
                           self.spikes + other.spikes,
                           self.nonzero + other.nonzero)
+
+    def add(self, counts: Tensor) -> None:
+        """See more counts; what is within rounding of one is one."""
+        counts = counts.detach().round()
+        self.elements += counts.numel()
+        self.spikes += int(counts.double().sum())
+        self.nonzero += int(counts.count_nonzero())
 
     @property
     def mean_count(self) -> float:
@@ -73,10 +81,7 @@ def recorded_firing_rates(model: nn.Module) -> Iterator[dict[str, FiringRate]]:
     for name, neuron in neurons.items():
 
         def record(module, args, output, rate=rates[name]):
-            counts = integer_counts(module, output.detach())
-            rate.elements += counts.numel()
-            rate.spikes += int(counts.double().sum())
-            rate.nonzero += int(counts.count_nonzero())
+            rate.add(integer_counts(module, output))
 
         handles.append(neuron.register_forward_hook(record))
     try:

@@ -1,5 +1,6 @@
 """What pictures share: colours, names of layers, files, maps on pictures."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,8 @@ import mmcv
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+
+from ..checkpoints.atomic import write_atomically, write_text
 
 # Okabe and Ito's, told apart with any kind of colour vision.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9',
@@ -63,20 +66,25 @@ def save_picture(figure: Figure, stem: str | Path) -> list[Path]:
     Returns:
         list[Path]: Both files.
     """
-    Path(stem).parent.mkdir(parents=True, exist_ok=True)
     files = [Path(f'{stem}.png'), Path(f'{stem}.svg')]
-    figure.savefig(files[0], dpi=100)
+    write_figure(figure, files[0], dpi=100)
     figure.set_layout_engine('none')  # what is laid out stays so
     # Equal content gives equal files.
     with matplotlib.rc_context({'svg.hashsalt': 'mmqsdt'}):
-        figure.savefig(files[1], dpi=100, metadata=dict(Date=None))
+        write_figure(figure, files[1], dpi=100, metadata=dict(Date=None))
     return files
+
+
+def write_figure(figure: Figure, path: str | Path, **options) -> None:
+    """Save a figure in the format of the suffix, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix[1:], **options)
+    write_atomically(path, content.getbuffer())
 
 
 def write_json(content: dict, path: str | Path) -> Path:
     """Write plain data beside a picture."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(content, indent=1) + '\n')
+    write_text(path, json.dumps(content, indent=1) + '\n')
     return Path(path)
 
 

@@ -20,6 +20,11 @@ def build_model(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model).eval()
 
 
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a network reads."""
+    return getattr(getattr(model, 'backbone', model), 'in_channels', 3)
+
+
 def load_batches(cfg: Config, part: str, images: int) -> list:
     """The first batches of a data loader of the config.
 

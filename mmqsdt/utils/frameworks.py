@@ -1,6 +1,9 @@
 """MMPretrain, MMDetection and MMSegmentation, by the scope of a config."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from io import StringIO
 
 from mmengine.config import Config
 
@@ -9,6 +12,23 @@ FRAMEWORKS = dict(
     mmpretrain=('cls', 'classification'),
     mmdet=('det', 'detection'),
     mmseg=('seg', 'segmentation'))
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Leave out what the frameworks print while they are imported.
+
+    Only lines that users cannot act on, such as that of an optional package
+    for data sets that nobody asked for.
+    """
+    printed = StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            if 'Could not import OneDL' not in line:
+                print(line)
 
 
 def check_framework(cfg: Config) -> None:
@@ -22,7 +42,9 @@ def check_framework(cfg: Config) -> None:
         return
     extra, task = FRAMEWORKS[scope]
     try:
-        import_module(f'{scope}.models')
+        with without_noise():
+            for part in ('models', 'datasets'):
+                import_module(f'{scope}.{part}')
     except ImportError as error:
         raise ImportError(
             f'This config is for {task} with {scope}, which cannot be '

@@ -406,7 +406,7 @@ def test_the_tool_says_what_it_did(few_digits, tmp_path, monkeypatch, capsys):
 
     run_tool(monkeypatch, *arguments, '--image-size', '64', '--seed', '3')
     assert f'in {out} and were kept' in capsys.readouterr().out
-    with pytest.raises(SystemExit, match='^error: .*--force'):
+    with pytest.raises(SystemExit, match='^.*--force'):
         run_tool(monkeypatch, *arguments)
     run_tool(monkeypatch, *arguments, '--force')
     assert f'written to {out}' in capsys.readouterr().out

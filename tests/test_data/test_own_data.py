@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmqsdt.data.check import class_numbers
+from mmqsdt.data.classes import class_counts
 from mmqsdt.data.own_data import write_config
 from mmqsdt.data.report import FAULTS
 
@@ -53,7 +53,7 @@ def test_the_written_config_trains_and_evaluates(kind, make, tmp_path,
 ])
 def test_every_number_of_classes_is_set(kind, base, make, tmp_path):
     cfg = write_config(kind, make(kind), tmp_path / 'my.py', base)
-    assert set(class_numbers(cfg.model)) == {2}
+    assert {count.number for count in class_counts(cfg.model)} == {2}
     if 'rpn_head' in cfg.model:  # objects or none, as before
         assert 'num_classes' not in cfg.model.rpn_head or \
             cfg.model.rpn_head.num_classes == 1

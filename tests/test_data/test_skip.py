@@ -3,14 +3,11 @@
 import copy
 import logging
 import pickle
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from faults import (
-    BASES,
     FIRST,
     LEFT_OUT,
     LENGTH,
@@ -22,45 +19,13 @@ from faults import (
     spoil,
 )
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from small_data import MAKERS, NUMBER
+from small_data import NUMBER
 
 from mmqsdt.data import SkipBroken
-from mmqsdt.data.own_data import write_config
-from mmqsdt.data.skip import refuse_broken, skip_broken
-from mmqsdt.utils.frameworks import check_framework
-
-
-@pytest.fixture(scope='module')
-def written(tmp_path_factory) -> Callable[[str], Config]:
-    """A config for each kind, written once; its paths are relative."""
-
-    @cache
-    def write(kind: str) -> Config:
-        folder = tmp_path_factory.mktemp('written')
-        MAKERS[kind](folder / kind)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            return write_config(kind, kind, 'my.py', BASES[kind])
-
-    return write
-
-
-@pytest.fixture
-def configure(written, make, tmp_path, monkeypatch) -> Callable[..., Config]:
-    """``configure('coco')``: a small data set and a config that reads it."""
-
-    def configured(kind: str) -> Config:
-        make(kind)
-        monkeypatch.chdir(tmp_path)
-        cfg = copy.deepcopy(written(kind))
-        pytest.importorskip(f'{cfg.default_scope}.models')
-        check_framework(cfg)
-        init_default_scope(cfg.default_scope)
-        return cfg
-
-    return configured
+from mmqsdt.data.check import refuse_faults
+from mmqsdt.data.skip import skip_broken
 
 
 def same(a: object, b: object) -> bool:
@@ -152,6 +117,100 @@ def test_the_workers_of_a_loader_count_together(configure, tmp_path):
     assert int(built.dataset.skipped.sum()) == 2
 
 
+# name -> (the mixing step, what the innermost pipeline does after loading)
+MIXES = {
+    'Mosaic': [dict(type='Mosaic', img_scale=(64, 64), pad_val=114.)],
+    'MixUp': [dict(type='MixUp', img_scale=(64, 64))],
+    'CopyPaste': [dict(type='CopyPaste', max_num_pasted=2)],
+    'all': [dict(type='Mosaic', img_scale=(64, 64), pad_val=114.),
+            dict(type='MixUp', img_scale=(64, 64))],
+}
+
+
+def mixed(cfg: Config, name: str) -> dict:
+    """The training data of a config, mixed."""
+    inner = cfg.train_dataloader.dataset
+    inner.pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True,
+             with_mask=name == 'CopyPaste')]
+    return dict(
+        type='MultiImageMixDataset', dataset=inner,
+        pipeline=[*MIXES[name], dict(type='PackDetInputs')])
+
+
+@pytest.mark.parametrize('name', MIXES)
+def test_of_mixed_images_the_one_that_failed_is_named_once(
+        name, configure, tmp_path, monkeypatch):
+    cfg = configure('coco')
+    path = spoil('coco', 'empty', tmp_path / 'coco')
+    said = []
+    monkeypatch.setattr('mmqsdt.data.skip.print_log',
+                        lambda text, *args: said.append(text))
+    cfg.train_dataloader.dataset = mixed(cfg, name)
+    skip_broken(cfg)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    for _ in range(10):
+        for i in range(len(dataset)):
+            assert dataset[i]['inputs'].numel()
+    text, = said
+    assert text.startswith(f'left out of training, 1 of {NUMBER}: ')
+    assert f'{path.parent.name}/{path.name} (index 0)' in text
+    assert not dataset.skipped.any()
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda inner: dict(type='RepeatDataset', times=3, dataset=inner),
+    lambda inner: dict(type='ClassBalancedDataset', oversample_thr=0.9,
+                       dataset=inner),
+    lambda inner: dict(type='ConcatDataset', datasets=[
+        inner, copy.deepcopy(inner)]),
+])
+@pytest.mark.parametrize('kind', ['folder', 'coco'])
+def test_a_file_of_a_wrapped_set_is_counted_once(kind, wrap, configure,
+                                                 tmp_path, monkeypatch):
+    cfg = configure(kind)
+    spoil(kind, 'empty', tmp_path / kind)
+    said = []
+    monkeypatch.setattr('mmqsdt.data.skip.print_log',
+                        lambda text, *args: said.append(text))
+    cfg.train_dataloader.dataset = wrap(cfg.train_dataloader.dataset)
+    skip_broken(cfg)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    for i in [*range(len(dataset)), *range(len(dataset))]:
+        assert dataset[i]['inputs'].numel()
+    sets = 2 if 'datasets' in cfg.train_dataloader.dataset.dataset else 1
+    assert len(said) == sets
+    assert all(f'1 of {NUMBER}: ' in text for text in said)
+
+
+def test_a_mix_that_fails_itself_blames_no_file(configure):
+    cfg = configure('coco')
+    dataset = mixed(cfg, 'Mosaic')
+    dataset['pipeline'][1] = dict(type='Resize', scale=(0, 0))
+    dataset = SkipBroken(dataset, max_skipped=1)
+    with pytest.raises(RuntimeError, match='10 samples in a row'):
+        dataset[0]
+    assert not dataset.dataset.dataset.skipped.any()
+
+
+@pytest.mark.parametrize('ignored', [255, 2, None])
+def test_the_ignored_label_is_the_heads(ignored, configure, tmp_path):
+    cfg = configure('pairs')
+    cfg.model.decode_head.ignore_index = ignored
+    cfg.train_dataloader.dataset.pipeline = [
+        dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+        dict(type='PackSegInputs')]
+    skip_broken(cfg, max_skipped=1)
+    assert cfg.train_dataloader.dataset.ignore_index == ignored
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    if ignored == 255:
+        dataset[0]
+    else:  # its label maps have 255, which is no class then
+        with pytest.raises(RuntimeError, match='has class 255'):
+            dataset[0]
+
+
 def test_all_else_is_the_wrapped_data_sets(configure):
     cfg = configure('coco')
     inner = DATASETS.build(cfg.train_dataloader.dataset)
@@ -220,6 +279,7 @@ def test_broken_evaluation_data_are_refused_before_training(
         kind, tool, configure, run_tool, tmp_path):
     configure(kind).dump('my.py')
     VAL_FAULTS[kind](tmp_path / kind)
+    torch.save(dict(state_dict=dict(x=torch.ones(1))), 'some.pth')
     more = ['some.pth'] if tool == 'test.py' else []
     with pytest.raises(SystemExit, match=VAL_WORDS[kind]):
         run_tool(tool, 'my.py', *more, '--work-dir', 'work')
@@ -231,7 +291,7 @@ def test_only_faults_that_change_a_score_are_refused(configure, tmp_path,
     cfg = configure('coco')
     path = tmp_path / 'coco/annotations/instances_val.json'
     edit_json(path, lambda content: content['annotations'].pop(0))
-    refuse_broken(cfg, ('val', 'test'))  # an image without annotation
+    refuse_faults(cfg, ('val', 'test'))  # an image without annotation
     edit_json(path, lambda content: content['annotations'][0].pop('iscrowd'))
     with pytest.raises(ValueError, match='1 faults.*\n.*no iscrowd'):
-        refuse_broken(cfg, ('val', 'test'))
+        refuse_faults(cfg, ('val', 'test'))

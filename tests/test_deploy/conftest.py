@@ -6,11 +6,10 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
+from networks import CONVERSIONS, as_if_trained
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmqsdt  # noqa: F401
-from mmqsdt.layers import IELIF, LSQWeight
 
 ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 WIDTH = 16
@@ -123,25 +122,9 @@ TASKS = dict(
     seg=('mmseg', segmenter))
 
 
-def as_if_trained(model: nn.Module) -> nn.Module:
-    """Give norms, steps, thresholds and layer scales values of their own."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            nn.init.normal_(module.running_mean, std=.1)
-            nn.init.uniform_(module.running_var, .5, 2.)
-            nn.init.uniform_(module.weight, .5, 2.)
-            nn.init.normal_(module.bias, std=.3)
-        elif isinstance(module, LSQWeight) and module.bits is not None:
-            module.settle_step_size()
-            with torch.no_grad():
-                module.step_size *= torch.empty_like(
-                    module.step_size).uniform_(.7, 1.4)
-        elif isinstance(module, IELIF) and module.learned:
-            nn.init.uniform_(module.log_threshold, -1.2, .5)
-    for name, parameter in model.named_parameters():
-        if 'layer_scale' in name:
-            nn.init.uniform_(parameter, .1, 1.)
-    return model.eval()
+@pytest.fixture(params=CONVERSIONS)
+def convert(request):
+    return CONVERSIONS[request.param]
 
 
 @pytest.fixture

@@ -80,6 +80,14 @@ def test_stock_parts_read_real_values(build):
     assert all(n.startswith('roi_head.mask_head.') for n in stock)
 
 
+def test_a_part_of_a_converted_model_has_its_rows(build):
+    model = build('cls')
+    for part in (model.backbone, to_spikes(model).backbone):
+        rows = describe(part)
+        assert rows[0].name == 'stages.0.downsample.conv'
+        assert 'backbone.' + rows[-1].name == describe(model)[-2].name
+
+
 def test_the_ann_counterpart_multiplies_everywhere(build):
     model = build('cls', weight_bits=None, neuron=dict(type='ReLU'))
     assert {(d.reads, d.bits, d.operation) for d in describe(model)} == {
@@ -87,8 +95,8 @@ def test_the_ann_counterpart_multiplies_everywhere(build):
     }
 
 
-def test_layers_outside_known_units_count_as_real():
-    model = nn.Sequential(LSQConv2d(3, 4, 1), LSQLinear(4, 4, bits=None))
+def test_layers_that_no_neuron_feeds_read_real_values():
+    model = nn.Sequential(LSQConv2d(3, 4, 1), LSQLinear(64, 4, bits=None))
     assert [(d.reads, d.bits) for d in describe(model)] == [('real', 4),
                                                             ('real', 32)]
 
@@ -105,8 +113,10 @@ def test_every_layer_that_multiplies_is_listed(build):
 def test_it_prints_as_a_table(build):
     rows = describe(build('cls'))
     lines = str(rows).splitlines()
-    assert lines[0].split() == ['layer', 'kind', 'reads', 'bits', 'operation']
-    assert lines[1].split() == [STEM, 'conv', '7x7', 'real', '4', 'MAC']
+    assert lines[0].split() == ['layer', 'kind', 'reads', 'bits', 'operation',
+                                'from']
+    assert lines[1].split() == [STEM, 'conv', '7x7', 'real', '4', 'MAC',
+                                'input']
     spikes = sum(d.reads == 'spike' for d in rows)
     assert lines[-1] == (f'{spikes} layers read spikes, '
                          f'{len(rows) - spikes} read real values')

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from networks import NETWORKS, SPIKING, as_if_trained
 from torch import nn
 
 from mmqsdt.deploy import compare_forms, describe, fast, to_form, to_integer
@@ -15,9 +16,10 @@ from mmqsdt.deploy.fast import (
     FusedNeuron,
     to_fast,
 )
-from mmqsdt.deploy.fold import FoldedConv2d, FoldedLayer
+from mmqsdt.deploy.fold import FoldedConv, FoldedLayer
 from mmqsdt.deploy.kernels import IntegerConv
-from mmqsdt.deploy.structure import WeightLayer
+from mmqsdt.deploy.operations import Spikes
+from mmqsdt.deploy.program import WeightLayer
 from mmqsdt.layers import (
     IELIF,
     ConvUnit,
@@ -32,11 +34,12 @@ has_kernels = pytest.mark.skipif(
     fast.find_kernel_obstacle() is not None,
     reason=f'no integer kernels: {fast.find_kernel_obstacle()}')
 IE_LIF = dict(type='mmqsdt.IELIF')
+MANY = Spikes.of(IELIF(127))
 
 
-def assert_equal_forms(model, inputs):
+def assert_equal_forms(model, inputs, traced=None):
     """Counts of the integer form but within rounding of a threshold."""
-    plain, other = to_integer(model), to_fast(model)
+    plain, other = to_integer(model, traced), to_fast(model, traced)
     report = compare_forms(plain, other, inputs)
     assert report.elements > 1000
     if report.flips:  # each where it arises: later neurons would follow
@@ -93,6 +96,22 @@ def test_whole_predictions_of_a_detector(build, inputs):
 def test_parts_of_a_model_convert_alone(unit, channels):
     x = torch.randn(2, channels, 15, 17)
     assert_equal_forms(unit.eval(), x)
+
+
+@pytest.mark.parametrize('name', SPIKING)
+def test_networks_of_ones_own(name):
+    builder, shape, _ = NETWORKS[name]
+    model, x = as_if_trained(builder()), torch.randn(shape)
+    assert_equal_forms(model, torch.randn(shape), x)
+
+
+@has_kernels
+def test_neurons_of_a_recipe_become_part_of_kernels():
+    builder, shape, _ = NETWORKS['recipe']
+    model = as_if_trained(nn.Sequential(IELIF(), *builder()))
+    other = to_fast(model, torch.randn(shape))
+    assert other[1].conv.emits == 4
+    assert isinstance(other[1].activate, FusedNeuron)
 
 
 def test_a_unit_used_twice_stays_one():
@@ -222,7 +241,7 @@ def test_ties_in_a_kernel_that_emits_counts(levels, rounding):
     nn.init.constant_(conv.weight, 1.)
     conv.load_state_dict(dict(conv.state_dict(), step_size=torch.ones(3)))
     layer = FastConv2d(
-        WeightLayer(conv, IELIF(127, amplitude=.125)), 'count')
+        WeightLayer(conv, Spikes.of(IELIF(127, amplitude=.125))), 'count')
     layer.bias = torch.tensor([0., -.25, -3.])
     counts = torch.arange(128, dtype=torch.uint8).view(1, 1, 8, 16)
     potential = layer(counts)
@@ -240,7 +259,7 @@ def test_ties_in_a_kernel_that_emits_counts(levels, rounding):
 @pytest.mark.parametrize('groups', [1, 2, 8])
 def test_integer_sums_are_exact(groups, bits):
     conv = LSQConv2d(8, 16, 3, groups=groups, bits=bits)
-    layer = FastConv2d(WeightLayer(conv, IELIF(127)), 'count')
+    layer = FastConv2d(WeightLayer(conv, MANY), 'count')
     layer.scale = (-1.)**torch.arange(16)  # norms can turn signs
     layer.bias = torch.zeros(16)
     layer.stride, layer.padding = (2, 1), (1, 2)
@@ -248,7 +267,7 @@ def test_integer_sums_are_exact(groups, bits):
     for size in ((1, 8, 2, 1), (1, 8, 5, 7), (3, 8, 14, 14), (2, 8, 40, 23),
                  (2, 8, 5, 7)):
         counts = torch.randint(128, size, dtype=torch.uint8)
-        plain = FoldedConv2d.operate(layer, counts.double(),
+        plain = FoldedConv.operate(layer, counts.double(),
                                      layer.weight.double())
         plain = plain * layer.scale.view(-1, 1, 1)
         for x in (counts, counts.to(memory_format=torch.channels_last)):
@@ -268,7 +287,7 @@ def test_only_small_maps_have_weights_packed_for_them():
 @has_kernels
 def test_integer_linear_is_exact():
     linear = LSQLinear(300, 20, bits=8)
-    layer = fast.FastLinear(WeightLayer(linear, IELIF(127)), 'count')
+    layer = fast.FastLinear(WeightLayer(linear, MANY), 'count')
     layer.scale, layer.bias = torch.ones(20), torch.zeros(20)
     counts = torch.randint(128, (5, 300), dtype=torch.uint8)
     assert torch.equal(layer(counts).double(),
@@ -277,7 +296,7 @@ def test_integer_linear_is_exact():
 
 @has_kernels
 def test_real_values_are_refused_where_counts_are_read():
-    layer = FastConv2d(WeightLayer(LSQConv2d(4, 4, 1), IELIF()), 'count')
+    layer = FastConv2d(WeightLayer(LSQConv2d(4, 4, 1), MANY), 'count')
     with pytest.raises(ValueError, match='real values'):
         layer(torch.randn(1, 4, 8, 8))
 

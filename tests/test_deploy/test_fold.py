@@ -3,15 +3,17 @@ import torch
 from torch import nn
 
 from mmqsdt.deploy.fold import (
-    FoldedConv2d,
+    FoldedConv,
     FoldedLinear,
     fold,
     norm_gain_and_shift,
 )
+from mmqsdt.deploy.operations import Spikes
+from mmqsdt.deploy.program import WeightLayer
 from mmqsdt.deploy.spikes import encode, slot_weights
-from mmqsdt.deploy.structure import WeightLayer
 from mmqsdt.layers import IELIF, LIF, BatchNormPad, LSQConv2d, LSQLinear
 
+FOUR = Spikes.of(IELIF())
 # One affine map, its operations in another order, in float64.
 REORDERED = dict(rtol=1e-12, atol=1e-12)
 
@@ -58,8 +60,8 @@ def test_conv_with_bias_and_two_norms(neuron, bits, encoding):
     norms = used(nn.BatchNorm2d(8)), used(nn.BatchNorm2d(8))
     counts = spikes(neuron, 2, 6, 7, 9)
     expected = nn.Sequential(conv, *norms)(counts * neuron.amplitude)
-    folded = fold(WeightLayer(conv, neuron, norms), encoding).eval()
-    assert isinstance(folded, FoldedConv2d)
+    folded = fold(WeightLayer(conv, Spikes.of(neuron), norms), encoding).eval()
+    assert isinstance(folded, FoldedConv)
     assert folded.slot_weights == slot_weights(neuron.levels, encoding)
     assert folded.weight.dtype == (torch.int8 if bits else torch.float64)
     torch.testing.assert_close(
@@ -73,7 +75,7 @@ def test_the_border_of_a_norm_is_where_no_spike_is(padding):
     pad = BatchNormPad(4, padding).double().eval()
     pad.bn = norm
     counts = spikes(IELIF(), 2, 4, 5, 6)
-    folded = fold(WeightLayer(conv, IELIF(), (pad, )), 'count').eval()
+    folded = fold(WeightLayer(conv, FOUR, (pad, )), 'count').eval()
     torch.testing.assert_close(
         folded(counts), pad(conv(counts / 4)), **REORDERED)
 
@@ -82,7 +84,7 @@ def test_the_border_of_a_norm_is_where_no_spike_is(padding):
 def test_linear(encoding):
     linear = LSQLinear(6, 5).double()
     counts = spikes(IELIF(), 3, 6)
-    folded = fold(WeightLayer(linear, IELIF()), encoding).eval()
+    folded = fold(WeightLayer(linear, FOUR), encoding).eval()
     assert isinstance(folded, FoldedLinear)
     torch.testing.assert_close(
         folded(slots(counts, 4, encoding)), linear(counts / 4), **REORDERED)
@@ -102,7 +104,7 @@ def test_sums_beyond_float32_stay_exact():
     linear.weight.data[0, :2] = torch.tensor([-.013, .02])
     linear.reset_step_size()
     linear.step_size.data.fill_(1 / 127)
-    folded = fold(WeightLayer(linear, IELIF(15)), 'count').eval()
+    folded = fold(WeightLayer(linear, Spikes.of(IELIF(15))), 'count').eval()
     assert folded.largest_sum() > 2**24
     folded.scale.fill_(1.)
     counts = torch.randint(16, (4, 20000)).float()
@@ -117,7 +119,8 @@ def test_half_precision_holds_the_sums():
     nn.init.constant_(linear.weight, .01)
     linear = linear.half()
     counts = torch.full((1, 4096), 4.).half()
-    folded = fold(WeightLayer(linear, IELIF(amplitude=1.)), 'count').eval()
+    entry = WeightLayer(linear, Spikes.of(IELIF(amplitude=1.)))
+    folded = fold(entry, 'count').eval()
     assert folded.largest_sum() > 65504
     out = folded(counts)
     assert out.dtype == torch.float16
@@ -127,16 +130,16 @@ def test_half_precision_holds_the_sums():
 
 
 def test_real_values_where_spikes_were_expected_are_refused():
-    folded = fold(WeightLayer(LSQLinear(4, 4), IELIF()), 'count').eval()
+    folded = fold(WeightLayer(LSQLinear(4, 4), FOUR), 'count').eval()
     with pytest.raises(ValueError, match=r'integers 0\.\.4'):
         folded(torch.rand(2, 4))
     with pytest.raises(ValueError, match=r'integers 0\.\.1'):
-        fold(WeightLayer(LSQLinear(4, 4), IELIF()),
+        fold(WeightLayer(LSQLinear(4, 4), FOUR),
              'thermometer').eval()(torch.full((8, 4), 2.))
 
 
 def test_training_is_refused():
-    folded = fold(WeightLayer(LSQLinear(4, 4), IELIF()), 'count').eval()
+    folded = fold(WeightLayer(LSQLinear(4, 4), FOUR), 'count').eval()
     with pytest.raises(RuntimeError, match='for inference'):
         folded.train()
 

@@ -9,29 +9,29 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import MODELS
+from networks import CONVERSIONS, assert_equal_forms
 from torch import nn
 
 from mmqsdt.checkpoints.convert import convert_reference_checkpoint
 from mmqsdt.cli.common import use_double
 from mmqsdt.deploy import (
     FORMS,
-    compare_forms,
     describe,
     to_form,
     to_integer,
     to_spikes,
 )
-from mmqsdt.deploy.fast import to_fast
 from mmqsdt.deploy.fold import FoldedLayer
 from mmqsdt.deploy.spikes import SlotNeuron, SlotProduct
-from mmqsdt.layers import IELIF, ConvUnit, LSQConv2d, SepConv, SpikeAttention
+from mmqsdt.layers import (
+    IELIF,
+    ConvUnit,
+    LSQConv2d,
+    SepConv,
+    SpikeAttention,
+)
 
 ROOT = Path(__file__).parents[2]
-CONVERSIONS = dict(
-    integer=to_integer,
-    thermometer=to_spikes,
-    bitwise=partial(to_spikes, encoding='bitwise'),
-    fast=to_fast)
 NEURONS = dict(
     lif=dict(type='mmqsdt.LIF'),
     binary=dict(type='mmqsdt.IELIF', levels=1),
@@ -42,32 +42,6 @@ NEURONS = dict(
         type='mmqsdt.IELIF', levels=15, threshold='learned', amplitude=.5,
         rounding='half_even'),
     uneven=dict(type='mmqsdt.IELIF', threshold=.35, amplitude=.3, leak=.5))
-
-
-@pytest.fixture(params=CONVERSIONS)
-def convert(request):
-    return CONVERSIONS[request.param]
-
-
-def assert_equal_forms(model, other, inputs):
-    """No flip in float64; only within rounding of a threshold in float32."""
-    report = compare_forms(model, other, inputs)
-    assert report.elements > 1000
-    if next(model.parameters()).dtype == torch.float64:
-        assert report.flips == 0, str(report)
-        assert report.output_error < 1e-12  # float64 sums in another order
-        return
-    if report.flips:
-        # Each where it arises: later neurons would follow.
-        report = compare_forms(model, other, inputs, isolate=True)
-    for neuron in report.neurons:
-        # The scores of two regions can tie within rounding: they swap places,
-        # and the heads of regions see the same in another order.
-        if not neuron.name.startswith('roi_head.'):
-            # Float32 rounding of sums of values near 1.
-            assert neuron.flip_distance < 1e-5, str(report)
-    if not report.flips:
-        assert report.output_error < 1e-5
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
@@ -272,12 +246,6 @@ def test_a_model_without_neurons_is_refused(build, convert):
         convert(model)
 
 
-def test_a_model_whose_neurons_feed_no_known_unit_is_refused(convert):
-    model = nn.Sequential(IELIF(), LSQConv2d(4, 4, 1))
-    with pytest.raises(ValueError, match='no weight layer'):
-        convert(model)
-
-
 @pytest.mark.parametrize('encoding', ['count', 'rate'])
 def test_unknown_encodings_are_refused(encoding, build):
     with pytest.raises(ValueError, match=r"'thermometer', 'bitwise'.*"
@@ -291,21 +259,6 @@ def test_what_cannot_be_folded_is_named(build, convert):
     with pytest.raises(ValueError, match=r'stages\.1\.downsample\.conv: .*'
                        'padding_mode'):
         convert(model)
-
-
-def test_a_layer_shared_by_unequal_units_is_refused(convert):
-    units = [ConvUnit(4, 4, 1, dict(type='mmqsdt.IELIF')) for _ in range(2)]
-    units[1].conv = units[0].conv
-    with pytest.raises(ValueError, match='shares a weight layer'):
-        convert(nn.Sequential(*units))
-
-
-def test_a_neuron_read_outside_its_unit_is_refused(convert):
-    unit = ConvUnit(4, 4, 1, dict(type='mmqsdt.IELIF'))
-    stock = nn.Sequential(unit.neuron, nn.Conv2d(4, 4, 1))
-    with pytest.raises(ValueError, match=r'^other\.0 is the neuron of a unit '
-                       'too'):
-        convert(nn.ModuleDict(dict(unit=unit, other=stock)))
 
 
 def test_units_may_share_a_neuron(convert):

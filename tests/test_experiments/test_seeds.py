@@ -58,7 +58,8 @@ def test_runs_that_cannot_be_compared():
         seeds_table({'a': {}})
 
 
-@pytest.mark.parametrize('name', ['heads_det', 'heads_seg'])
+@pytest.mark.parametrize('name', [
+    'heads_det', 'heads_seg', 'heads_published_det', 'heads_published_seg'])
 def test_the_tables_in_the_documentation_are_those_of_the_runs(name):
     content = json.loads((ROOT / f'docs/{name}.json').read_text())
     page = (ROOT / 'docs/heads.md').read_text()

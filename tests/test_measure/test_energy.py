@@ -8,6 +8,7 @@ import matplotlib.image
 import pytest
 import torch
 from matplotlib.figure import Figure
+from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS
 from rich.console import Console
 from torch import nn
@@ -17,9 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmqsdt import QSDTransformer
 from mmqsdt.deploy import describe, to_integer, to_spikes
-from mmqsdt.deploy.fold import FoldedConv2d
+from mmqsdt.deploy.fold import FoldedConv
 from mmqsdt.deploy.spikes import SlotProduct
-from mmqsdt.layers import ConvUnit, SepConv, SpikeAttention
+from mmqsdt.layers import (
+    IELIF,
+    ConvUnit,
+    LSQLinear,
+    SepConv,
+    SpikeAttention,
+)
 from mmqsdt.measure.energy import (
     OTHER,
     EnergyCosts,
@@ -239,6 +246,113 @@ def test_as_published_reads_spikes_in_sep_conv():
     assert last.energy['ann_as_published'] == last.energy['ann']
 
 
+# Networks of one's own.
+
+
+class Recipe(nn.Module):
+    """Spikes halved, pooled and cut on their way into a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = ConvModule(
+            4, 4, 1, conv_cfg=dict(type='mmqsdt.LSQConv2d', bits=4),
+            act_cfg=IE_LIF)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        x = F.max_pool2d(x / 2, 2)[:, :2]
+        return self.fc(x.flatten(1))
+
+
+def test_layers_of_a_recipe_cost_what_they_read():
+    model, x = Recipe().eval(), torch.randn(3, 4, 4, 4)
+    with torch.no_grad():
+        counts = F.max_pool2d(model.conv(x) * 4, 2)[:, :2]
+    layers = by_name(measure_energy(model, [x]))
+    assert (layers['conv.conv'].reads, layers['conv.conv'].bits) == (
+        'real', 4)
+    fc = layers['fc']
+    assert (fc.reads, fc.bits, fc.source) == ('spike', 32, 'conv.activate')
+    assert fc.firing_rate == pytest.approx(counts.mean().item() / 4)
+    assert fc.synaptic_operations == pytest.approx(
+        3 * counts.sum().item() / 3)
+    assert fc.counted['thermometer']['ac'] == 3 * counts.sum().item() / 3
+    ones = sum((counts // w % 2).sum().item() for w in (1, 2, 4))
+    assert fc.counted['bitwise']['ac'] == 3 * ones / 3 > 0
+
+
+class Attention(nn.Module):
+    """A user's own, keys first or queries first, or element by element."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (IELIF(n, amplitude=.5) for n in (4, 3, 4))
+        self.kind, self.fc = kind, LSQLinear(4, 4)
+        self.weight = nn.Parameter(torch.randn(4, 4))
+        self.bias = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.q(x), self.k(x.flip(1)), self.v(-x)
+        if self.kind == 'keys':
+            y = q @ (k.transpose(1, 2) @ v) * .25
+        elif self.kind == 'queries':
+            y = q @ k.transpose(1, 2) * .25 @ v
+        elif self.kind == 'einsum':
+            y = torch.einsum('bnd,bnc->bdc', k, v)
+            y = torch.einsum('bnd,bdc->bnc', q, y)
+        elif self.kind == 'one':
+            y = q.transpose(1, 2) @ k
+        elif self.kind == 'weights':
+            y = F.linear(q, self.weight, self.bias)
+        else:
+            y = q * k
+        return self.fc(self.q(y)) + y
+
+
+def popcount(x: torch.Tensor, encoding: str) -> torch.Tensor:
+    counts = (x / .5).round()
+    return counts if encoding == 'thermometer' else sum(
+        counts // w % 2 for w in (1, 2, 4))
+
+
+@pytest.mark.parametrize('encoding', ['thermometer', 'bitwise'])
+@pytest.mark.parametrize('kind', ['keys', 'queries', 'einsum', 'one',
+                                  'weights', 'elements'])
+def test_products_of_ones_own_by_brute_force(kind, encoding):
+    model, x = Attention(kind).eval(), torch.randn(2, 6, 4)
+    name, = {d.name for d in describe(model, x)} - {'fc'}
+    layers = by_name(measure_energy(model, [x]))
+    row = layers[name]
+    tensors = model.q(x), model.k(x.flip(1)), model.v(-x)
+    q, k, v = (popcount(y, encoding) for y in tensors)
+    mean = [popcount(y, 'thermometer').mean().item() for y in tensors]
+    pairs = 2 * 6 * 4 * 4  # images, tokens, widths: of one product
+    keys = ((k.sum(2) * v.sum(2)).sum() + 4 * q.sum()).item()
+    queries = (q.sum(1) * k.sum(1)).sum().item()
+    macs, formula, counted, kind_of = {
+        'keys': (2 * pairs, pairs * (mean[1] * mean[2] + mean[0]), keys,
+                 'q (k^T v)'),
+        # Tokens times tokens; each spike of v then meets all tokens.
+        'queries': (2 * pairs * 6 / 4, pairs * 6 / 4 * (
+            mean[0] * mean[1] + mean[2]), queries + 6 * v.sum().item(),
+            'q (k^T v)'),
+        'einsum': (2 * pairs, pairs * (mean[1] * mean[2] + mean[0]), keys,
+                   'q (k^T v)'),
+        'one': (pairs, pairs * mean[0] * mean[1],
+                (q.sum(2) * k.sum(2)).sum().item(), 'matmul of counts'),
+        'weights': (pairs, pairs * mean[0], 4 * q.sum().item(),
+                    'linear of spikes'),
+        'elements': (48, 48 * mean[0] * mean[1], (q * k).sum().item(),
+                     'mul of counts'),
+    }[kind]
+    assert (row.kind, row.operation, row.bits) == (kind_of, 'AC', None)
+    assert row.macs == macs / 2
+    assert row.synaptic_operations == pytest.approx(formula / 2)
+    assert row.counted[encoding]['ac'] == counted / 2 > 0
+    assert OTHER not in layers  # nothing is left uncounted
+
+
 # By brute force: every spike times the weights it meets.
 
 
@@ -273,7 +387,7 @@ def test_counted_operations_are_spikes_times_fan_out(encoding):
         return hook
 
     for name, module in spikes.named_modules():
-        if isinstance(module, FoldedConv2d) and module.levels is not None:
+        if isinstance(module, FoldedConv) and module.levels is not None:
             module.register_forward_hook(conv(name))
         elif isinstance(module, SlotProduct):
             module.register_forward_hook(product(name))

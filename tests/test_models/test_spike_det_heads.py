@@ -8,7 +8,7 @@ from torch import nn
 
 import mmqsdt
 from mmqsdt.deploy import to_integer, to_spikes
-from mmqsdt.deploy.structure import find_layers
+from mmqsdt.deploy.program import find_layers
 from mmqsdt.layers import IELIF, LSQConv2d, LSQLinear, LSQWeight
 from mmqsdt.models import HEAD_NEURON
 

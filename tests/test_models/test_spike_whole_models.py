@@ -17,7 +17,7 @@ from small_models import (
 )
 from torch import nn
 
-from mmqsdt.deploy.structure import find_layers
+from mmqsdt.deploy.program import find_layers
 from mmqsdt.layers import LSQWeight, SpikingNeuron
 
 pytest.importorskip('mmdet')

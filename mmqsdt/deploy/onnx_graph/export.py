@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, checker, helper
 from torch import nn
 
+from ...utils.build import input_channels
 from ...version import __version__
 from ..forms import check_convertible
 from .graph import Graph, Value
@@ -20,6 +21,8 @@ from .modules import Writer, check_neurons, translate, upsample
 from .networks import (
     PARTS,
     network_outputs,
+    output_fact,
+    region_fact,
     region_heads,
     region_outputs,
 )
@@ -125,7 +128,7 @@ def build(model: nn.Module, options: Options,
     if options.form == 'integer':
         check_convertible(written)
     check_neurons(written)
-    channels = getattr(backbone, 'in_channels', 3)
+    channels = input_channels(model)
     batch, size = ('batch', ('height', 'width'))
     if options.static:
         batch, size = 1, options.size
@@ -137,7 +140,9 @@ def build(model: nn.Module, options: Options,
 
     outputs, counts = run(outputs_of, model, channels, options)
     return finish('images', (batch, channels, *size), outputs, counts, options,
-                  {**input_facts(model, options), **(metadata or {})})
+                  {**input_facts(model, options),
+                   'output': output_fact(model, options.part),
+                   **(metadata or {})})
 
 
 def build_region_head(head: nn.Module, channels: int, size: int,
@@ -146,7 +151,8 @@ def build_region_head(head: nn.Module, channels: int, size: int,
                       ) -> onnx.ModelProto:
     """The graph of a head that reads regions (R, channels, size, size)."""
     outputs, counts = run(region_outputs, head, channels, options, 'regions')
-    facts = dict(input='what RoIAlign cuts from the maps feat0, ...')
+    facts = dict(input='what RoIAlign cuts from the maps feat0, ...',
+                 output=region_fact(head))
     shape = 'number', channels, size, size
     return finish('regions', shape, outputs, counts, options,
                   {**facts, **(metadata or {})})
@@ -193,9 +199,11 @@ def normalised(model: nn.Module, images: Value) -> Value:
 def preprocessing(model: nn.Module) -> tuple:
     """Whether channels are swapped, mean and std (None, None if none)."""
     preprocessor = getattr(model, 'data_preprocessor', None)
-    swap = bool(
+    # Preprocessors leave other numbers of channels in their order.
+    swap = input_channels(model) == 3 and bool(
         getattr(preprocessor, 'to_rgb', False)
-        or getattr(preprocessor, '_channel_conversion', False))
+        or getattr(preprocessor, '_channel_conversion', False)
+        or getattr(preprocessor, 'channel_conversion', False))
     if not getattr(preprocessor, '_enable_normalize', False):
         return swap, None, None
     return swap, *(getattr(preprocessor, name).flatten().tolist()
@@ -205,10 +213,15 @@ def preprocessing(model: nn.Module) -> tuple:
 def input_facts(model: nn.Module, options: Options) -> dict[str, str]:
     """What has to be done with an image before it is put in."""
     swap, mean, std = preprocessing(model)
+    channels = input_channels(model)
+    text = f'(B, {channels}, H, W), '
     if mean is None:
-        return dict(input='(B, C, H, W), as the model was trained')
-    order = 'BGR' if options.normalise or not swap else 'RGB'
-    text = f'(B, 3, H, W), channels in the order {order}, '
+        return dict(input=f'{text}as the model was trained')
+    if channels == 3:
+        order = 'BGR' if options.normalise or not swap else 'RGB'
+        text += f'channels in the order {order}, '
+    elif channels == 1:
+        text += 'gray, '
     text += '0..255' if options.normalise else \
         '(x - mean) / std with x in 0..255'
     facts = dict(input=text, mean=json.dumps(mean), std=json.dumps(std))

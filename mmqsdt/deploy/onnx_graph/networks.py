@@ -21,6 +21,7 @@ def network_outputs(model: nn.Module, images, part: str = 'whole') -> dict:
         dict: By name, maps (B, C, H, W) or features (B, C):
 
         - backbone: feat0, feat1, ..., one for each of its out_indices;
+        - network of one's own: output, if it is one tensor;
         - classifier: logits;
         - segmenter: logits, of the size that the head computes;
         - dense detector: cls0, bbox0, ..., of each level;
@@ -28,7 +29,9 @@ def network_outputs(model: nn.Module, images, part: str = 'whole') -> dict:
           feat0, ..., the maps that regions are cut from.
     """
     if part == 'backbone' or not hasattr(model, 'backbone'):
-        return numbered(feat=getattr(model, 'backbone', model)(images))
+        outputs = getattr(model, 'backbone', model)(images)
+        return numbered(feat=outputs) if isinstance(
+            outputs, (tuple, list)) else dict(output=outputs)
     features = model.extract_feat(images)
     if hasattr(model, 'roi_head'):
         scores, deltas = model.rpn_head(features)
@@ -43,6 +46,42 @@ def network_outputs(model: nn.Module, images, part: str = 'whole') -> dict:
     if getattr(model, 'head', None) is not None:
         return dict(logits=model.head(features))
     return numbered(feat=features)
+
+
+def output_fact(model: nn.Module, part: str = 'whole') -> str:
+    """What remains to be done with the outputs, as the model's heads say."""
+    if part == 'backbone' or not hasattr(model, 'backbone'):
+        return 'maps of the backbone, the finest first'
+    if hasattr(model, 'decode_head'):
+        head = model.decode_head
+        while isinstance(head, nn.ModuleList):  # of a cascade
+            head = head[-1]
+        text = 'bilinear resize to the image (align_corners=' \
+            f'{getattr(head, "align_corners", False)}), '
+        if getattr(head, 'out_channels', 2) == 1:
+            return text + f'sigmoid, class 1 where above {head.threshold}'
+        return text + 'argmax over the channels'
+    for name, words in (('rpn_head', 'proposals, RoIAlign, then the heads'),
+                        ('bbox_head', 'decode on anchors, NMS')):
+        if hasattr(model, name):
+            sigmoid = getattr(getattr(model, name), 'use_sigmoid_cls', True)
+            return f'{"sigmoid" if sigmoid else "softmax"} of the scores, ' \
+                + words
+    if getattr(model, 'head', None) is not None:
+        several = 'MultiLabel' in type(model.head).__name__
+        return 'sigmoid, each class by itself' if several else \
+            'softmax or argmax over the classes'
+    return 'features'
+
+
+def region_fact(head: nn.Module) -> str:
+    """What remains to be done with the outputs of a head on regions."""
+    loss = getattr(head, 'loss_cls', None)
+    if loss is None:
+        return 'sigmoid of the masks, pasting'
+    sigmoid = getattr(loss, 'use_sigmoid', False)
+    return f'{"sigmoid" if sigmoid else "softmax"} of the scores, decode ' \
+        'the boxes, NMS'
 
 
 def numbered(**lists) -> dict:

@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
+from ...data.classes import drawn_meta
 from ...registry import HOOKS
 
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff',
@@ -50,8 +51,8 @@ class DrawPredictionsHook(Hook):
     def before_test(self, runner) -> None:
         """Start counting."""
         self.drawn = 0
-        runner.visualizer.dataset_meta = runner.test_dataloader \
-            .dataset.metainfo
+        runner.visualizer.dataset_meta = drawn_meta(
+            runner.test_dataloader.dataset.metainfo)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None,
                         outputs=None) -> None:

@@ -14,6 +14,13 @@ from ...deploy.spikes import integer_counts, spiking_neurons
 from ...layers import LSQWeight, SpikingNeuron, settle_step_sizes
 from ...registry import HOOKS
 
+# Mean count over the largest one, from which on a layer is called saturated.
+FULL_RATE = 0.95
+# Gradient of the first stage over that of the last, from which on a warning is
+# due. At the start a counterpart with ReLU has 5 to 10, published neurons have
+# 100 to 300.
+EXPLODED = 50.
+
 STEPS = 'spike_monitor_first_steps'  # in the message hub, for resumption
 
 
@@ -71,6 +78,14 @@ class Firing:
         return len(self.highest)
 
 
+def part_of(path: str) -> str:
+    """Path of a stage, neck or head that a parameter belongs to."""
+    parts = path.split('.')
+    depth = 3 if parts[1:2] == ['stages'] else \
+        2 if parts[0] == 'roi_head' else 1
+    return '.'.join(parts[:depth])
+
+
 def fetch(firing: dict[str, Firing]) -> dict[str, Firing]:
     """Bring all from the device at once."""
     if not firing:
@@ -98,14 +113,18 @@ class SpikeMonitorHook(Hook):
     - ``firing_rate``: mean count / D, 0..1;
     - ``dead``: share of channels that never fired in the window;
     - ``saturated``: share of channels that always had the largest count;
-    - ``step_drift``: of layers with quantised weights, mean over channels of
+    - ``step_drift``: of layers with quantized weights, mean over channels of
       ``|s - s0| / s0``, for step sizes s and those at the start of training
-      s0.
+      s0;
+    - ``gradient_norm``: by stage, neck and head, in the last iteration of the
+      window, before clipping.
 
     A layer all of whose channels are dead gets a warning in the log, and a
-    line when it is back. Outside the window nothing listens to the network,
-    nor to validation or to blocks that are recomputed in the backward pass.
-    With several processes the figures are those of all of them.
+    line when it is back; so does one that stands at its largest count, and,
+    once, a gradient that grows on its way back through the backbone. Outside
+    the window nothing listens to the network, nor to validation or to blocks
+    that are recomputed in the backward pass. With several processes the
+    figures are those of all of them; gradients are those of the first.
 
     Args:
         interval (int): Iterations from one report to the next.
@@ -127,7 +146,7 @@ class SpikeMonitorHook(Hook):
             isinstance(x, int) and not isinstance(x, bool)
             for x in (interval, window))
         if not whole or not 1 <= window <= interval:
-            raise ValueError('needed are whole numbers 1 <= window <= '
+            raise ValueError('expected whole numbers 1 <= window <= '
                              f'interval, got interval={interval!r}, '
                              f'window={window!r}')
         self.interval = interval
@@ -155,7 +174,9 @@ class SpikeMonitorHook(Hook):
         self._first_steps = self._find_first_steps(runner)
         self._firing: dict[str, Firing] = {}  # of the window so far
         self._silent: set[str] = set()
-        self._warned = False
+        self._full: set[str] = set()
+        self._squares: dict[str, list[Tensor]] = {}
+        self._warned = self._exploded = False
 
     def _find_first_steps(self, runner) -> dict[str, Tensor]:
         """Step sizes now, or when the training that is resumed began."""
@@ -173,8 +194,12 @@ class SpikeMonitorHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Listen, if the window has begun."""
         left = self.interval - runner.iter % self.interval
-        if left > self.window or self._handles:
-            return
+        if left <= self.window and not self._handles:
+            self._listen_to_neurons()
+        if left == 1:
+            self._listen_to_gradients()
+
+    def _listen_to_neurons(self) -> None:
         self._running = False
         self._handles = [
             self.model.register_forward_pre_hook(self._set_running(True)),
@@ -182,6 +207,20 @@ class SpikeMonitorHook(Hook):
             *(neuron.register_forward_hook(self._keep(name))
               for name, neuron in self.neurons.items())
         ]
+
+    def _listen_to_gradients(self) -> None:
+        """Note the size of each gradient as soon as it is complete."""
+        self._squares = {}
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            squares = self._squares.setdefault(part_of(name), [])
+
+            def note(parameter: Tensor, squares=squares) -> None:
+                squares.append(parameter.grad.float().square().sum())
+
+            self._handles.append(
+                parameter.register_post_accumulate_grad_hook(note))
 
     def _set_running(self, running: bool):
 
@@ -211,9 +250,14 @@ class SpikeMonitorHook(Hook):
         self._stop()
         firing = self._gather()
         runner.visualizer.add_scalars(
-            {**self._shares(firing), **self._step_drift()},
+            {
+                **self._shares(firing),
+                **self._step_drift(),
+                **self._gradient_norms(runner)
+            },
             step=runner.iter + 1)
         self._warn(firing, runner.iter + 1)
+        self._warn_full(firing, runner.iter + 1)
 
     def after_train(self, runner) -> None:
         """Take everything off the model."""
@@ -264,6 +308,39 @@ class SpikeMonitorHook(Hook):
         ]).cpu()
         names = [f'step_drift/{name}' for name in (*self.quantized, 'all')]
         return dict(zip(names, [*drift.tolist(), float(drift.mean())]))
+
+    def _gradient_norms(self, runner) -> dict[str, float]:
+        """Of each part; one line when they explode in the backbone."""
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        scale = scaler.get_scale() if scaler is not None else 1.
+        norms = {part: float(sum(squares))**0.5 / scale
+                 for part, squares in self._squares.items() if squares}
+        stages = [n for part, n in norms.items() if '.stages.' in part]
+        if len(stages) > 1 and not self._exploded and \
+                stages[0] > EXPLODED * stages[-1] > 0:
+            self._exploded = True
+            print_log(
+                f'iteration {runner.iter + 1}: the gradient grows '
+                f'{stages[0] / stages[-1]:.0f} times on its way from the last '
+                'stage of the backbone to the first, so clipping leaves '
+                "little for the last. Neurons with threshold='learned' keep "
+                'its scale; tools/visualize.py gradients shows where it grows',
+                logger='current', level=WARNING)
+        return {f'gradient_norm/{part}': n for part, n in norms.items()}
+
+    def _warn_full(self, firing: dict[str, Firing], iteration: int) -> None:
+        """One line when layers stand at their largest count."""
+        full = {k for k, f in firing.items() if f.rate > FULL_RATE}
+        new = full - self._full
+        self._full = full
+        if new:
+            print_log(
+                f'iteration {iteration}: saturated, at {FULL_RATE:.0%} of the '
+                'largest count or more: '
+                f'{", ".join(k for k in firing if k in new)}. No gradient '
+                'passes a count that is the largest. Give the neuron a larger '
+                "threshold, or threshold='learned'",
+                logger='current', level=WARNING)
 
     def _warn(self, firing: dict[str, Firing], iteration: int) -> None:
         """One line when layers die, one when they are back."""

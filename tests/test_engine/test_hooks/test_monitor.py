@@ -11,6 +11,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
@@ -368,3 +369,62 @@ def test_names():
     hook = mmqsdt.registry.MMENGINE_HOOKS.build(
         dict(type='mmqsdt.SpikeMonitorHook'))
     assert (hook.interval, hook.window) == (100, 5)
+
+
+@pytest.mark.parametrize('accumulated', [1, 2])
+def test_gradient_norms_are_those_before_clipping(accumulated, tmp_path,
+                                                  monkeypatch):
+    runner = make_runner(
+        tmp_path, monitor(interval=2, window=1), 4,
+        accumulative_counts=accumulated, clip_grad=dict(max_norm=1e-3))
+    seen = []
+    step = OptimWrapper.step
+
+    def noted(wrapper, **kwargs):
+        seen.append({n: p.grad.clone()
+                     for n, p in runner.model.named_parameters()})
+        step(wrapper, **kwargs)
+
+    monkeypatch.setattr(OptimWrapper, 'step', noted)
+    runner.train()
+    # A report every second iteration: of the step that ended it.
+    for report, grads in zip(reports(tmp_path), seen[2 // accumulated - 1::
+                                               2 // accumulated], strict=True):
+        for part in ('backbone.stages.0', 'backbone.stages.4', 'head'):
+            expected = torch.cat([g.flatten() for n, g in grads.items()
+                                  if n.startswith(f'{part}.')]).norm()
+            assert report[f'gradient_norm/{part}'] == pytest.approx(
+                float(expected), rel=1e-4)
+
+
+def said(monkeypatch) -> list[str]:
+    lines = []
+    monkeypatch.setattr(mmqsdt.engine.hooks.monitor, 'print_log',
+                        lambda message, *args, **kwargs: lines.append(message))
+    return lines
+
+
+def test_exploding_gradients_are_named_once(tmp_path, monkeypatch):
+    lines = said(monkeypatch)
+    monkeypatch.setattr(mmqsdt.engine.hooks.monitor, 'EXPLODED', 1e-6)
+    make_runner(tmp_path, monitor(interval=1, window=1), 3).train()
+    assert sum('the gradient grows' in line for line in lines) == 1
+
+
+def test_sound_gradients_are_no_news(tmp_path, monkeypatch):
+    lines = said(monkeypatch)
+    neuron = dict(type='mmqsdt.IELIF', threshold='learned')
+    make_runner(tmp_path, monitor(interval=1, window=1), 2,
+                dict(neuron=neuron)).train()
+    assert not any('the gradient grows' in line for line in lines)
+
+
+def test_saturated_layers_are_named_once(tmp_path, monkeypatch):
+    lines = said(monkeypatch)
+    runner = make_runner(tmp_path, monitor(interval=1, window=1), 3)
+    neuron = runner.model.get_submodule(
+        'backbone.stages.3.blocks.0.attn.attn_neuron')
+    neuron.register_forward_pre_hook(lambda m, args: (args[0] + 100, ))
+    runner.train()
+    full = [line for line in lines if 'saturated, at' in line]
+    assert len(full) == 1 and 'attn_neuron' in full[0]

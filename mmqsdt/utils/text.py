@@ -1,0 +1,42 @@
+"""Text files, and errors, in one line."""
+
+import json
+from pathlib import Path
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: If it is in another encoding.
+    """
+    try:
+        return Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{path} is no UTF-8: byte {error.object[error.start]:#x} at '
+            f'{error.start} ({error.reason}); save it as UTF-8') from None
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file that are not empty, without blanks around."""
+    return [line.strip() for line in read_text(path).splitlines()
+            if line.strip()]
+
+
+def read_json(path: str | Path) -> object:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If it is none; says where, in one line.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is no JSON: {error}') from None
+
+
+def describe(error: BaseException) -> str:
+    """Kind and first line of an error."""
+    text = str(error).strip().split('\n')[0]
+    return f'{type(error).__name__}: {text}'[:300]

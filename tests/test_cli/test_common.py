@@ -1,0 +1,47 @@
+"""What the tools share: the keys that a config may have."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from mmqsdt.cli.common import OUR_KEYS, load_config, runner_keys, use_tta
+
+
+def arguments(path: Path, **options: object) -> argparse.Namespace:
+    return argparse.Namespace(
+        config=str(path), cfg_options=options, launcher='none', local_rank=0,
+        work_dir=None)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Path:
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    (tmp_path / 'x.py').write_text('model = dict()\n')
+    return tmp_path / 'x.py'
+
+
+@pytest.mark.parametrize('key', [
+    'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'compile',
+    'auto_scale_lr', 'activation_checkpointing', 'efficient_conv_bn_eval',
+    'strategy', 'env_cfg', 'randomness', *OUR_KEYS])
+def test_keys_of_the_frameworks_are_known(key, config):
+    cfg = load_config(arguments(config, **{f'{key}.a': 1}))
+    assert cfg[key] == dict(a=1)
+
+
+def test_keys_that_nothing_reads_are_refused(config):
+    assert not {'self', 'cfg', 'cudnn_benchmark'} & runner_keys()
+    with pytest.raises(ValueError, match='did you mean model_wrapper_cfg'):
+        load_config(arguments(config, **{'model_wraper_cfg.a': 1}))
+
+
+def test_the_augmentation_of_a_test_goes_into_wrappers(config):
+    cfg = load_config(arguments(config))
+    cfg.tta_model, cfg.tta_pipeline = dict(type='T'), [dict(type='P')]
+    cfg.test_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=[
+        dict(type='A'), dict(type='RepeatDataset', dataset=dict(type='B'))]))
+    use_tta(cfg)
+    a, b = cfg.test_dataloader.dataset.datasets
+    assert a.pipeline == b.dataset.pipeline == [dict(type='P')]
+    assert 'pipeline' not in b

@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OUT ?= demo_out
 
-.PHONY: install test torture lint demo demo-cls demo-seg ablation heads benchmark docs clean
+.PHONY: install test torture lint demo demo-cls demo-seg ablation heads calibration benchmark docs clean
 
 install: $(VENV)/.installed
 
@@ -60,6 +60,12 @@ heads: install
 	    seg/qsdt_fpn_digits.py seg/qsdt_fpn-stock-head_digits.py \
 	    seg/r18-half_fpn_digits.py \
 	    --jobs 2 --out docs/heads_seg.json --page docs/heads.md
+
+# Three trainings and 18 short ones: docs/calibration.md.
+calibration: install
+	$(PY) tools/prepare_data.py digits
+	$(PY) tools/calibration.py --out docs/calibration.json \
+	    --page docs/calibration.md
 
 docs: install
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html

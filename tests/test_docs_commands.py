@@ -33,6 +33,7 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 ABLATION = 'hours; tests/test_experiments/test_ablation.py runs its tool'
 BENCHMARK = 'minutes; test_benchmark_tool.py runs its tool'
 HEADS = '18 trainings; tests/test_experiments/test_seeds.py runs its tool'
+CALIBRATION = '21 trainings; test_calibration.py runs its parts'
 # Beginning of a command -> why it is not run here.
 NOT_RUN = {
     'make test': 'that is this',
@@ -45,6 +46,8 @@ NOT_RUN = {
     'python tools/benchmark.py configs/cls/qsdt_imagenet.py --threads 1':
     BENCHMARK,
     'make heads': HEADS,
+    'make calibration': CALIBRATION,
+    'tools/calibration.py': CALIBRATION,
     'pip install': 'nothing is fetched; tests/test_docs.py checks the extras',
 }
 # What a reader puts in place of a word.

@@ -117,6 +117,21 @@ def test_programs_are_python(page):
         compile(re.sub(r', \.\.\.(?=[,)])', '', program), page.name, 'exec')
 
 
+def test_the_network_of_ones_own_on_the_page_of_spikes(tmp_path, monkeypatch,
+                                                       capsys):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('sklearn')
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / 'docs/spikes.md'
+    program, = (x for x in blocks(page, 'python') if 'class Net' in x)
+    exec(compile(program, 'docs/spikes.md', 'exec'), {})
+    printed = capsys.readouterr().out
+    assert blocks(page, 'text')[0] in printed
+    assert printed.count('0 of 617760 spike counts differ') == 1
+    assert float(printed.split('tensor(')[1].split(')')[0]) > .5  # 0.1: chance
+    assert (tmp_path / 'net.onnx').is_file()
+
+
 def test_the_golden_model_on_the_page_of_spikes(tmp_path, monkeypatch,
                                                 capsys):
     """The last program of the page runs as printed, with equal forms."""

@@ -232,15 +232,21 @@ class IELIF(SpikingNeuron):
     @torch.no_grad()
     def reset_threshold(self) -> None:
         """Have a learned threshold start anew from the next batch."""
+        self.threshold = self.default_threshold
         self._started = False
-        self.log_threshold.fill_(
-            math.log(2 * NORMAL_MEAN / self.levels**0.5))
+
+    @property
+    def default_threshold(self) -> float:
+        """Where a learned threshold is until it starts."""
+        return 2 * NORMAL_MEAN / self.levels**0.5
 
     @property
     def threshold(self) -> float:
         """The potential that a spike costs."""
         if not self.learned:
             return self._threshold
+        if self.log_threshold.is_meta:
+            return self.default_threshold
         return float(self.log_threshold.detach().exp())
 
     @threshold.setter

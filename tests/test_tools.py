@@ -216,7 +216,7 @@ def test_a_checkpoint_of_another_config_is_refused(workplace, monkeypatch):
 
 def coco_stand_in(folder: Path) -> None:
     from mmdet.datasets import CocoDataset
-    names = CocoDataset.METAINFO['classes'][:10]
+    names = CocoDataset.METAINFO['classes']
     for split in ('train', 'val'):
         source = folder / 'data/digits/det'
         target = folder / 'data/coco'
@@ -225,6 +225,10 @@ def coco_stand_in(folder: Path) -> None:
             (source / f'annotations/instances_{split}.json').read_text())
         for category, name in zip(content['categories'], names):
             category['name'] = name
+        last = max(category['id'] for category in content['categories'])
+        content['categories'] += [
+            dict(id=last + i, name=name)
+            for i, name in enumerate(names[len(content['categories']):], 1)]
         (target / 'annotations').mkdir(exist_ok=True)
         (target / f'annotations/instances_{split}2017.json').write_text(
             json.dumps(content))

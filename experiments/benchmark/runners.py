@@ -205,8 +205,10 @@ class Models:
         )
         integer = name == 'onnx'
         model = self.model if integer else self.forms['ann']
-        heads = self.forms['fast'] if integer and not self.is_classifier \
-            else self.folded
+        # In the fast form a neuron of a head may be part of a kernel in the
+        # neck, which is not there; the integer form has them all.
+        heads = to_form(self.model, 'integer') if integer and \
+            not self.is_classifier else self.folded
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, 'model.onnx')
             if self.is_classifier and not integer:

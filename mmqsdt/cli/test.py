@@ -78,18 +78,18 @@ def main() -> None:
     if args.encoding and args.inference != 'spikes':
         raise ValueError('--encoding is of --inference spikes, got '
                          f'--inference {args.inference}')
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise ValueError(f'--out must end in .pkl, got {args.out}')
     cfg = load_config(args)
     check_framework(cfg)
+    if args.tta:
+        use_tta(cfg)
     check_data(cfg, ('test', ))
     checkpoint = find_checkpoint(args.checkpoint)
     ask(cfg, ('test', ), checkpoint)
     refuse_faults(cfg, ('test', ))
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise ValueError(f'--out must end in .pkl, got {args.out}')
     if args.show or args.show_dir:
         draw_predictions(cfg, args.show_dir, args.show_number, args.show)
-    if args.tta:
-        use_tta(cfg)
     # Else Runner.test would put these weights over those named here.
     cfg.load_from, cfg.resume = None, False
     join_processes(cfg)

@@ -119,8 +119,14 @@ def drawn_meta(metainfo: dict | list[dict]) -> dict:
     return dict(metainfo, palette=[tuple(each) for each in palette[:number]])
 
 
-def check_names(classes: object) -> list[str]:
+def check_names(classes: object, own: bool = True) -> list[str]:
     """Say what is wrong with a list of class names.
+
+    Args:
+        classes (object): What should be a list or tuple of names.
+        own (bool): Whether a user wrote them, so that one name for two
+            classes is a mistake. ImageNet has two cranes and two maillots.
+            Defaults to True.
 
     Returns:
         list[str]: A sentence for each fault; empty if there is none.
@@ -143,7 +149,7 @@ def check_names(classes: object) -> list[str]:
             wrong.append(f'class {index}, {name!r}, starts with the byte '
                          'order mark of its file; save the file as UTF-8 '
                          'without one')
-        elif name in classes[:index]:
+        elif own and name in classes[:index]:
             wrong.append(f'class {index} is called {name!r} as class '
                          f'{classes.index(name)} is')
     return wrong

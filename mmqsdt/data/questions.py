@@ -118,7 +118,8 @@ def questions(cfg: Config, parts: Iterable[str],
                 leaves.append(leaf)
                 if not wrong:
                     wrong = [Answer(part, 'class names', text)
-                             for text in check_names(leaf.classes)]
+                             for text in check_names(
+                                 leaf.classes, bool(_named(dataset)))]
                 wrong += _folders(leaf)
             if part in parts:
                 yield from wrong
@@ -137,6 +138,13 @@ def questions(cfg: Config, parts: Iterable[str],
         for fault, text in compare_with_saved(
                 checkpoint, model, classes, trained):
             yield Answer('', fault, text)
+
+
+def _named(dataset: dict) -> list:
+    """What a config itself names as classes."""
+    meta = dataset.get('metainfo') or {}
+    return [classes for classes in (meta.get('classes'),
+                                    dataset.get('classes')) if classes]
 
 
 def _written_names(part: str, dataset: dict) -> Iterator[Answer]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from math import lcm
 
 import torch
 from mmengine.structures import BaseDataElement
@@ -72,13 +73,24 @@ def find_input(part: nn.Module):
         ValueError: If there is none.
     """
     errors = []
+    steps = lcm(*(getattr(m, 'time_steps', 1) for m in part.modules()))
     for guess in guesses(part):
-        try:
-            part(guess)
-            return guess
-        except Exception as error:
-            errors.append(error)
+        # Neurons of several time steps have them folded into the batch.
+        for each in dict.fromkeys((1, steps)):
+            try:
+                repeated = repeat(guess, each)
+                part(repeated)
+                return repeated
+            except Exception as error:
+                errors.append(error)
     raise ValueError(cannot(part, errors[0] if errors else 'it has no layer'))
+
+
+def repeat(x: Tensor | tuple[Tensor, ...], times: int):
+    """The same, times over along the batch."""
+    if isinstance(x, tuple):
+        return tuple(repeat(each, times) for each in x)
+    return x.repeat(times, *[1] * (x.dim() - 1))
 
 
 def cannot(model: nn.Module, error: object) -> str:

@@ -384,7 +384,7 @@ class LIF(SpikingNeuron):
                  time_steps: int = 1,
                  inplace: bool = False) -> None:
         super().__init__(time_steps)
-        if tau <= 1 or threshold <= 0:
+        if isinstance(threshold, str) or tau <= 1 or threshold <= 0:
             raise ValueError('tau must be > 1 and threshold positive, got '
                              f'{tau} and {threshold}')
         self.threshold = threshold
@@ -415,6 +415,9 @@ def build_neuron(cfg: dict, time_steps: int = 1) -> nn.Module:
         raise KeyError(f'neuron type {cfg["type"]!r} is not registered; use '
                        "'mmqsdt.IELIF', 'mmqsdt.LIF' or an activation such "
                        "as 'ReLU'")
+    if cls is not IELIF and cfg.get('threshold') == 'learned':
+        # What is left where another type was put over that of a config.
+        cfg = {k: v for k, v in cfg.items() if k != 'threshold'}
     if issubclass(cls, SpikingNeuron):
         cfg = {**cfg, 'time_steps': time_steps}
     return MODELS.build(cfg)

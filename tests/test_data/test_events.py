@@ -110,8 +110,8 @@ def open_part(root: Path,
 
 def load_config(t: int, neuron: str = 'IELIF') -> Config:
     cfg = Config.fromfile(CONFIG)
-    cfg.model.backbone.update(
-        time_steps=t, neuron=dict(type=f'mmqsdt.{neuron}'))
+    cfg.model.backbone.time_steps = t
+    cfg.model.backbone.neuron = dict(type=f'mmqsdt.{neuron}')
     return cfg
 
 

@@ -93,7 +93,8 @@ def test_boxes_without_masks_get_a_detector_of_boxes(make, tmp_path,
     edit_json(root / 'annotations/instances_train.json', drop)
     cfg = write_config('coco', root, tmp_path / 'my.py')
     assert cfg.model.type == 'RetinaNet'
-    with pytest.raises(ValueError, match='--base det/qsdt_retinanet_coco'):
+    with pytest.raises(
+            ValueError, match='--base det/qsdt-learned_retinanet_coco'):
         write_config('coco', root, tmp_path / 'other.py',
                      'det/qsdt_maskrcnn_coco')
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from mmqsdt.layers import IELIF
+from mmqsdt.layers import IELIF, build_neuron
 
 
 def respond(module, x, upstream):
@@ -178,3 +178,11 @@ def test_a_learned_threshold_keeps_half_precision(dtype):
     assert out.dtype == grad.dtype == dtype
     assert module.log_threshold.grad.dtype == torch.float32
     assert module.log_threshold.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('name', ['mmqsdt.LIF', 'ReLU'])
+def test_another_type_over_a_learned_threshold(name):
+    """As --cfg-options model.backbone.neuron.type=... leaves it."""
+    cfg = dict(type=name, threshold='learned')
+    assert type(build_neuron(cfg)).__name__ == name.split('.')[-1]
+    assert cfg['threshold'] == 'learned'

@@ -16,7 +16,7 @@ from .cli.check_env import main
 
 PACKAGE = Path(__file__).resolve().parent
 # Modules of mmqsdt.cli that are no tools.
-SHARED = ('common', 'smoke', 'zoo')
+SHARED = ('common', 'ending', 'smoke', 'zoo')
 
 
 def find_tools() -> dict[str, Path]:

@@ -34,7 +34,10 @@ def attention_neuron(neuron: dict) -> dict:
 
     As published, an IE-LIF of fixed amplitude has twice that amplitude there.
     """
-    if MODELS.get(neuron['type']) is not IELIF:
+    kind = neuron['type']
+    if isinstance(kind, str):
+        kind = MODELS.get(kind)
+    if not (isinstance(kind, type) and issubclass(kind, IELIF)):
         return neuron
     learned = neuron.get('threshold') == 'learned'
     amplitude = neuron.get('amplitude', None if learned else 0.25)

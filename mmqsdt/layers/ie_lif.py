@@ -61,18 +61,24 @@ class _LearnedSpike(torch.autograd.Function):
 
     For the backward pass u is kept in bins, one byte an element: bin 0 is
     below the window, the last one above it, and ``bins`` bins a level lie
-    between, so that the window is exact and u is known to half a bin. S is
-    the tensor that the next layer keeps as well.
+    between. So the window is exact, but that D itself lies inside, and u is
+    known to half a bin. S is the tensor that the next layer keeps as well.
     """
 
     @staticmethod
     def forward(ctx, potential: Tensor, threshold: Tensor, amplitude: Tensor,
                 levels: int, half_up: bool) -> Tensor:
+        # In the dtype of the potential here, in that of the parameter behind:
+        # a sum over a map does not fit into half precision.
+        ctx.dtype = threshold.dtype
+        threshold = threshold.to(potential.dtype)
+        amplitude = amplitude.to(potential.dtype)
         u = potential / threshold
         bins = 252 // levels
         ctx.last_bin = levels * bins + 1
         if any(ctx.needs_input_grad):
-            binned = (u * bins).floor_().add_(1).clamp_(0, ctx.last_bin)
+            # Up, so that 0 is below the window, as for a fixed threshold.
+            binned = (u * bins).ceil_().clamp_(0, ctx.last_bin)
             # To int8, not to uint8, which takes a CPU six times as long.
             binned = binned.sub_(128).to(torch.int8)
         spikes = round_to_count(u, levels, half_up).mul_(amplitude)
@@ -90,8 +96,9 @@ class _LearnedSpike(torch.autograd.Function):
                                                   float(ctx.last_bin))
         u = binned.sub_(0.5).div_(ctx.bins)
         slope = amplitude / threshold
-        grad_threshold = -_dot(inside, u) * slope
-        grad_amplitude = _dot(grad, spikes) / amplitude
+        dtype = ctx.dtype
+        grad_threshold = -_dot(inside, u).to(dtype) * slope.to(dtype)
+        grad_amplitude = _dot(grad, spikes).to(dtype) / amplitude.to(dtype)
         return inside.mul_(slope), grad_threshold, grad_amplitude, None, None
 
 
@@ -296,7 +303,7 @@ class IELIF(SpikingNeuron):
         if not self.learned:
             return _Spike.apply(potential, self.levels, self._threshold,
                                 amplitude, half_up, self.closed_window)
-        threshold = self._scaled_threshold(potential).to(potential.dtype)
+        threshold = self._scaled_threshold(potential)
         if amplitude is None:
             amplitude = threshold
         elif not isinstance(amplitude, Tensor):

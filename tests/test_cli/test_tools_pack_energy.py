@@ -22,8 +22,8 @@ from mmqsdt.checkpoints.packing import quantized_layers
 ROOT = Path(__file__).parents[2]
 CONFIGS = {
     'mmpretrain': ROOT / 'configs/cls/qsdt_digits.py',
-    'mmdet': ROOT / 'configs/det/qsdt_maskrcnn_digits.py',
-    'mmseg': ROOT / 'configs/seg/qsdt_fpn_digits.py'
+    'mmdet': ROOT / 'configs/det/qsdt-published_maskrcnn_digits.py',
+    'mmseg': ROOT / 'configs/seg/qsdt-published_fpn_digits.py'
 }
 # Small enough for seconds; the rest is as in the configs.
 ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)

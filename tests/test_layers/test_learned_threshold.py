@@ -186,3 +186,21 @@ def test_another_type_over_a_learned_threshold(name):
     cfg = dict(type=name, threshold='learned')
     assert type(build_neuron(cfg)).__name__ == name.split('.')[-1]
     assert cfg['threshold'] == 'learned'
+
+
+def test_sums_over_large_maps_in_half_precision():
+    module = IELIF(threshold='learned')
+    x = torch.randn(2, 300_000)
+    module(x)
+    grads = []
+    for dtype in (torch.float32, torch.float16):
+        module.zero_grad()
+        respond(module, x.to(dtype), torch.ones_like(x).to(dtype))
+        grads.append(float(module.log_threshold.grad))
+    assert grads[1] == pytest.approx(grads[0], rel=0.02)  # of 11 bits
+
+
+def test_zero_is_outside_the_window():
+    _, grad = respond(learned(), torch.zeros(3, dtype=torch.float64),
+                      torch.ones(3, dtype=torch.float64))
+    assert not grad.any()

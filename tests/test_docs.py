@@ -117,6 +117,21 @@ def test_programs_are_python(page):
         compile(re.sub(r', \.\.\.(?=[,)])', '', program), page.name, 'exec')
 
 
+def test_the_network_of_ones_own_on_the_page_of_spikes(tmp_path, monkeypatch,
+                                                       capsys):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('sklearn')
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / 'docs/spikes.md'
+    program, = (x for x in blocks(page, 'python') if 'class Net' in x)
+    exec(compile(program, 'docs/spikes.md', 'exec'), {})
+    printed = capsys.readouterr().out
+    assert blocks(page, 'text')[0] in printed
+    assert '\n0 of 617760 spike counts differ' in printed
+    assert float(printed.split('tensor(')[1].split(')')[0]) > .5  # 0.1: chance
+    assert (tmp_path / 'net.onnx').is_file()
+
+
 def test_the_golden_model_on_the_page_of_spikes(tmp_path, monkeypatch,
                                                 capsys):
     """The last program of the page runs as printed, with equal forms."""
@@ -131,14 +146,15 @@ def test_the_golden_model_on_the_page_of_spikes(tmp_path, monkeypatch,
     assert Path('golden.safetensors').exists()
 
 
-def test_the_picture_of_the_page_on_concepts(tmp_path):
-    """Drawn by its program, of the size of the one that is there."""
+def test_the_pictures_of_the_page_on_concepts(tmp_path):
+    """Drawn by their program, of the size of those that are there."""
     from PIL import Image
     names = runpy.run_path(str(ROOT / 'docs/draw_concepts.py'))
-    there = Image.open(names['OUT']).size
-    names['main'].__globals__['OUT'] = tmp_path / 'images/neuron.png'
+    names['main'].__globals__['OUT'] = tmp_path
     names['main']()
-    assert Image.open(tmp_path / 'images/neuron.png').size == there
+    for name in ('neuron.png', 'window.png'):
+        assert Image.open(tmp_path / name).size == Image.open(
+            ROOT / 'docs/images' / name).size
 
 
 @pytest.fixture(scope='module')
@@ -172,4 +188,5 @@ def test_the_reference_has_every_public_class(site):
         public |= {name for name in module.__all__
                    if inspect.isclass(getattr(module, name))
                    or inspect.isfunction(getattr(module, name))}
-    assert not public - described
+    missing = sorted(public - described)
+    assert not missing

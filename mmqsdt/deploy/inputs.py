@@ -1,6 +1,7 @@
 """Something to run a model on, if nobody gave anything."""
 
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import torch
 from mmengine.structures import BaseDataElement
@@ -42,20 +43,21 @@ def run_whole(model: nn.Module, call: Callable) -> None:
         channels = next(m.in_channels for m in backbone.modules()
                         if isinstance(m, _ConvNd))
     errors = []
-    for side in SIDES:
+    # The raw outputs; a detector that proposes no region may have none.
+    for mode, side in product(('tensor', 'predict'), SIDES):
         images = noise(model, 1, channels, side, side)
         size = side, side
         sample = BaseDataElement(metainfo=dict(
             img_shape=size, ori_shape=size, pad_shape=size,
             batch_input_shape=size, scale_factor=(1., 1.)))
         try:
-            model(images, [sample], mode='tensor')
+            model(images, [sample], mode=mode)
             break
         except Exception as error:  # too small, or of a fixed size
             errors.append(error)
     else:
         raise ValueError(cannot(model, errors[0]))
-    call(model, images, [sample], mode='tensor')
+    call(model, images, [sample], mode=mode)
     heads = getattr(model, 'auxiliary_head', None)
     if heads is not None:
         features = model.extract_feat(images)

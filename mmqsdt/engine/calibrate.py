@@ -221,7 +221,7 @@ class _FitThreshold:
                 return
             threshold = sum(self.quantiles) / len(self.quantiles) \
                 / neuron.levels
-        neuron.set_threshold(threshold)
+        neuron.threshold = threshold
 
     def _sample(self, neuron: IELIF, x: Tensor) -> Tensor:
         """Some of the elements, at all time steps, (T, n)."""
@@ -239,7 +239,7 @@ class _FitThreshold:
         wanted = potentials.relu()
         errors = []
         for threshold in self.tried:
-            neuron.set_threshold(threshold)
+            neuron.threshold = threshold
             # Not a call, which would run this hook again.
             spikes = neuron.forward(potentials)
             errors.append((spikes - wanted).square_().mean() * elements)

@@ -11,6 +11,8 @@ from ..registry import MODELS
 
 # Levels up to which two bins a level fit into the 256 values of a byte.
 MAX_BYTE_LEVELS = 126
+# Mean of |H| for H from N(0, 1), as behind a batch norm.
+NORMAL_MEAN = (2 / math.pi)**0.5
 
 
 def round_to_count(u: Tensor, levels: int, half_up: bool) -> Tensor:
@@ -150,8 +152,9 @@ class IELIF(SpikingNeuron):
     an optimizer change it in proportion. It starts at
     :math:`\theta = 2 mean|H| / \sqrt{D}` of the first batch that is trained
     on (of all processes together), LSQ's start for activations; until then
-    it has the value of this formula for H from N(0, 1). Its gradient is
-    scaled by :math:`1 / \sqrt{n D}` for n elements a sample, as LSQ does.
+    it has the value of this formula for H from N(0, 1). Setting
+    :attr:`threshold` starts it as well. Its gradient is scaled by
+    :math:`1 / \sqrt{n D}` for n elements a sample, as LSQ does.
 
     Shape: ``(T*B, ...)`` in, the same out, each value one of 0, a, .., D a.
 
@@ -229,25 +232,31 @@ class IELIF(SpikingNeuron):
     @torch.no_grad()
     def reset_threshold(self) -> None:
         """Have a learned threshold start anew from the next batch."""
+        self.threshold = self.default_threshold
         self._started = False
-        mean = (2 / math.pi)**0.5  # of |H| for H from N(0, 1)
-        self.log_threshold.fill_(math.log(2 * mean / self.levels**0.5))
+
+    @property
+    def default_threshold(self) -> float:
+        """Where a learned threshold is until it starts."""
+        return 2 * NORMAL_MEAN / self.levels**0.5
 
     @property
     def threshold(self) -> float:
         """The potential that a spike costs."""
         if not self.learned:
             return self._threshold
+        if self.log_threshold.is_meta:
+            return self.default_threshold
         return float(self.log_threshold.detach().exp())
 
     @threshold.setter
     @torch.no_grad()
     def threshold(self, value: float) -> None:
-        if self.learned:
-            self.log_threshold.fill_(math.log(value))
-            self._started = True
-        else:
+        if not self.learned:
             self._threshold = value
+            return
+        self.log_threshold.fill_(math.log(value))
+        self._started = True  # from here, not from the next batch
 
     @property
     def amplitude(self) -> float:
@@ -257,16 +266,6 @@ class IELIF(SpikingNeuron):
     @amplitude.setter
     def amplitude(self, value: float) -> None:
         self._amplitude = value
-
-    @torch.no_grad()
-    def set_threshold(self, value: float) -> None:
-        """Start a learned threshold from here, not from the next batch.
-
-        Args:
-            value (float): Positive and finite.
-        """
-        self.log_threshold.fill_(math.log(value))
-        self._started = True
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -283,7 +282,7 @@ class IELIF(SpikingNeuron):
         all_reduce(total)
         mean = float(total[0] / total[1].clamp(min=1))
         if 0 < mean < math.inf:
-            self.set_threshold(2 * mean / self.levels**0.5)
+            self.threshold = 2 * mean / self.levels**0.5
 
     def _scaled_threshold(self, potential: Tensor) -> Tensor:
         """theta, (1, ), whose gradient is scaled by 1 / sqrt(n D)."""

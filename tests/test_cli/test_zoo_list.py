@@ -67,10 +67,12 @@ def test_data_that_are_here_are_marked(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('pattern, expected', [
-    ('coco 31m', ['det/qsdt-31m_maskrcnn_coco']),
-    ('det/*retinanet*', ['det/qsdt_retinanet_coco',
-                         'det/qsdt_retinanet_digits']),
-    ('UPERNET ADE', ['seg/qsdt_upernet_ade20k']),
+    ('coco 31m', ['det/qsdt-31m_maskrcnn_coco',
+                  'det/qsdt-learned-31m_maskrcnn_coco']),
+    ('det/qsdt_*retinanet*', ['det/qsdt_retinanet_coco',
+                              'det/qsdt_retinanet_digits']),
+    ('UPERNET ADE', ['seg/qsdt-learned_upernet_ade20k',
+                     'seg/qsdt_upernet_ade20k']),
 ])
 def test_patterns(pattern, expected, entries):
     found = select(list(entries.values()), pattern)

@@ -191,7 +191,7 @@ def test_the_threshold_has_the_least_error():
     found = neuron.threshold
 
     def wrong(threshold: float) -> float:
-        neuron.set_threshold(threshold)
+        neuron.threshold = threshold
         return float((neuron(x) - x.relu()).detach().square().sum())
 
     assert wrong(found) < min(wrong(found / 1.3), wrong(found * 1.3))

@@ -554,7 +554,9 @@ FRAMEWORK_CONFIGS = dict(
 def build_model(framework, checkpoint):
     pytest.importorskip(framework)
     cfg = Config.fromfile(get_config_path(FRAMEWORK_CONFIGS[framework]))
-    cfg.model.backbone.arch = 'tiny'  # the checkpoint's
+    # Those of the checkpoint.
+    cfg.model.backbone.arch = 'tiny'
+    cfg.model.backbone.neuron = dict(type='mmqsdt.IELIF')
     cfg.model.backbone.init_cfg = dict(
         type='Pretrained', checkpoint=str(checkpoint))
     with DefaultScope.overwrite_default_scope(framework):

@@ -93,3 +93,11 @@ def test_loss_and_prediction_within_mmpretrain():
         assert tensor.grad.abs().sum() > 0
     scores = torch.stack([s.pred_score for s in head.predict(maps, samples)])
     assert torch.equal(scores, head(maps).softmax(1))
+
+
+def test_a_learned_threshold_does_not_start_from_means_of_random_maps():
+    head = mmqsdt.SpikeLinearClsHead(
+        3, 8, neuron=dict(type='mmqsdt.IELIF', threshold='learned'))
+    before = head.neuron.threshold
+    head.train()((0.01 * torch.randn(2, 8, 4, 4), ))
+    assert head.neuron.threshold == before > 0.7

@@ -42,6 +42,10 @@ class SpikeLinearClsHead(ClsHead):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.neuron = build_neuron(neuron)
+        if getattr(self.neuron, 'learned', False):
+            # Means over a map are small at random weights and grow with what
+            # is learned: a start from them would clip what tells the classes.
+            self.neuron.threshold = self.neuron.default_threshold
         self.fc = LSQLinear(in_channels, num_classes, bits=weight_bits)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:

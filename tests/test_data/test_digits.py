@@ -361,8 +361,14 @@ def test_interrupted_while_composing_the_old_data_stay(few_digits, tmp_path):
 
 def test_interrupted_while_moving_there_is_no_marker(few_digits, tmp_path):
     prepare_digits(tmp_path / 'd', **SMALL)
+    replace = digits.os.replace
+
+    def interrupted(source, target):
+        # Files are written in the same way, before the folders are moved.
+        return 1 / 0 if Path(source).is_dir() else replace(source, target)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits.os, 'replace', lambda *_: 1 / 0)
+        patch.setattr(digits.os, 'replace', interrupted)
         with pytest.raises(ZeroDivisionError):
             prepare_digits(tmp_path / 'd', **SMALL, force=True)
     assert not (tmp_path / 'd' / 'digits.json').exists()

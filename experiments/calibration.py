@@ -16,6 +16,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmqsdt.checkpoints.atomic import write_atomically
@@ -78,6 +79,7 @@ def shortened(cfg: Config) -> Config:
     length = cfg.train_cfg.get('max_iters')
     if length is None:
         check_framework(cfg)
+        init_default_scope(cfg.default_scope)
         loader = dict(cfg.train_dataloader, num_workers=0)
         length = cfg.train_cfg.max_epochs * len(
             Runner.build_dataloader(loader))

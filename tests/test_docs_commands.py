@@ -47,7 +47,7 @@ NOT_RUN = {
     BENCHMARK,
     'make heads': HEADS,
     'make calibration': CALIBRATION,
-    'tools/calibration.py': CALIBRATION,
+    'python tools/calibration.py': CALIBRATION,
     'pip install': 'nothing is fetched; tests/test_docs.py checks the extras',
 }
 # What a reader puts in place of a word.

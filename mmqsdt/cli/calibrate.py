@@ -25,9 +25,11 @@ from mmengine.runner.checkpoint import weights_to_cpu
 from ..checkpoints.atomic import write_atomically
 from ..checkpoints.fit import load_counterpart
 from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
 from ..data.sources import check_data
 from ..engine.calibrate import METHODS, Calibration, calibrate
 from ..engine.random_states import random_states, set_random_states
+from ..models.counterpart import counterpart_config
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from ..version import __version__
@@ -79,6 +81,9 @@ def write_calibrated(cfg: Config, ann: str, out: str | Path,
         OSError, ValueError: See :func:`load_counterpart`,
             :func:`load_batches` and :func:`calibrate`.
     """
+    # The ANN's settings and classes are those of the config, but for what
+    # makes it one.
+    ask(counterpart_config(cfg), ('train', ), ann)
     states = random_states()
     try:  # the same images, crops and regions each time
         set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)

@@ -15,7 +15,8 @@ def counterpart_config(cfg: Config) -> Config:
 
     Args:
         cfg (Config): Of a whole model, whose ``model`` has backbone, neck
-            and heads of mmqsdt at any depth; what else it has stays.
+            and heads of mmqsdt, or layers as conv_cfg and act_cfg of others,
+            at any depth; what else it has stays.
     """
     cfg = deepcopy(cfg)
 
@@ -23,10 +24,15 @@ def counterpart_config(cfg: Config) -> Config:
         for value in part.values() if isinstance(part, dict) else part:
             if isinstance(value, (dict, list, tuple)):
                 visit(value)
-        if isinstance(part, dict) and str(part.get('type')).startswith(
-                ('mmqsdt.QSD', 'mmqsdt.Spike')):
+        kind = str(part.get('type')) if isinstance(part, dict) else ''
+        if kind.startswith(('mmqsdt.QSD', 'mmqsdt.Spike')):
             for key, value in COUNTERPART.items():  # update() would merge
                 part[key] = deepcopy(value)
+        elif kind.startswith('mmqsdt.LSQ'):
+            part['bits'] = None
+        elif kind in ('mmqsdt.IELIF', 'mmqsdt.LIF'):
+            part.clear()
+            part['type'] = 'ReLU'
 
     visit(cfg.model)
     return cfg

@@ -82,7 +82,10 @@ def test_the_table():
     assert lines[3] == '| top-1, % | 4 bits | 8 | 99.00 | 98.12 | not run |'
 
 
-def test_a_failure_shows_the_end_of_the_log(tmp_path):
-    with pytest.raises(RuntimeError, match='no config at none.py'):
-        calibration.run_tool('calibrate', tmp_path / 'log', 'none.py', 'x',
-                             'x.pth')
+def test_a_failure_shows_the_end_of_the_log(tmp_path, monkeypatch):
+    (tmp_path / 'fails.py').write_text(
+        "import sys\nsys.exit(f'no config at {sys.argv[1]}')",
+        encoding='utf-8')
+    monkeypatch.setattr(calibration, 'TOOLS', tmp_path)
+    with pytest.raises(RuntimeError, match='fails failed(.|\n)*at none.py'):
+        calibration.run_tool('fails', tmp_path / 'log', 'none.py')

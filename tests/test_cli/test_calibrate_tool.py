@@ -148,7 +148,11 @@ def spoiled(workplace: Path, how: str) -> Path:
     elif how == 'not finite':
         state['head.fc.weight'][0] = torch.nan
     path = workplace / f'{how}.pth'
-    torch.save(dict(state_dict=state), path)
+    names = [str(digit) for digit in range(10)]
+    if how == 'other order':
+        names.reverse()
+    torch.save(dict(state_dict=state, meta=dict(
+        dataset_meta=dict(classes=names))), path)
     return path
 
 
@@ -160,6 +164,7 @@ NEURON = 'model.backbone.neuron.'
     ('without head', (), 'head.fc.weight is missing'),
     ('other shape', (), r'head.fc.weight is \(3, 128\) in the file'),
     ('not finite', (), 'head.fc.weight are not finite'),
+    ('other order', (), 'same classes in another order'),
     ('good', ('--images', '0'), 'images must be at least 1'),
     ('good', ('--percentile', '0'), 'percentile in'),
     ('good', ('--cfg-options', f'{NEURON}threshold=0.25',

@@ -20,7 +20,7 @@ from mmengine.registry import init_default_scope
 
 from ..utils.frameworks import check_framework
 from ..utils.text import describe, read_json
-from .classes import build_unread
+from .classes import build_unread, can_be_looked_at
 from .files import files_in, ignore_hidden_files
 from .layout import find_parts
 from .listen import Listener, listen
@@ -178,6 +178,10 @@ def look(cfg: Config, parts: Iterable[str], full: bool,
     for part in parts:
         loader = cfg.get(f'{part}_dataloader') or {}
         for dataset in leaf_datasets(loader.get('dataset')):
+            if not can_be_looked_at(dataset):
+                print_log(f'{part}: {dataset.get("type")} is a data set of '
+                          'its own kind, which is not checked', 'current')
+                continue
             key = {k: v for k, v in dataset.items() if k not in (
                 'pipeline', 'test_mode', 'filter_cfg')}
             report = next((r for k, r in seen if k == key), None)

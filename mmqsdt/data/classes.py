@@ -85,6 +85,21 @@ def build_unread(dataset: dict, **changes: object) -> BaseDataset:
     return DATASETS.build(dict(dataset, lazy_init=True, **changes))
 
 
+def can_be_looked_at(dataset: dict) -> bool:
+    """Whether a data set is one of OpenMMLab's kind, which can be unread.
+
+    A class of a user's own that is no ``BaseDataset``, or that takes neither
+    ``lazy_init`` nor ``pipeline``, is left to the training.
+    """
+    kind = dataset.get('type')
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(kind, type) and issubclass(kind, BaseDataset)):
+        return kind is None  # an unknown name is said where it is built
+    known = signature(kind.__init__).parameters
+    return {'lazy_init', 'pipeline'} <= set(known) or any(
+        p.kind is p.VAR_KEYWORD for p in known.values())
+
+
 def dataset_meta(cfg: Config, part: str = 'test') -> dict:
     """Meta information of the first innermost data set, as it is built.
 

@@ -18,7 +18,13 @@ from mmengine.registry import init_default_scope
 from ..utils.configs import tool_command
 from ..utils.frameworks import check_framework
 from ..utils.text import describe
-from .classes import ClassCount, build_unread, check_names, class_counts
+from .classes import (
+    ClassCount,
+    build_unread,
+    can_be_looked_at,
+    check_names,
+    class_counts,
+)
 from .files import folders_in
 from .report import ERROR, FAULTS
 from .saved import compare_with_saved
@@ -105,6 +111,8 @@ def questions(cfg: Config, parts: Iterable[str],
     for part in PARTS:
         for dataset in leaf_datasets(
                 (cfg.get(f'{part}_dataloader') or {}).get('dataset')):
+            if not can_be_looked_at(dataset):
+                continue
             wrong = list(_written_names(part, dataset))
             try:
                 leaf = _build(part, dataset)

@@ -396,6 +396,9 @@ def check_flexible(folder: Path, strategies: tuple[str, ...] = ('ddp', 'fsdp'),
                    budget: Budget | None = None) -> tuple[int, list[str]]:
     """mmengine's FlexibleRunner: an epoch and a validation each."""
     write_configs(folder)
+    # A sharded parameter has no value to start a learned threshold from.
+    (folder / 'short.py').write_text(_SHORT.format(
+        base=str(ROOT / 'configs/cls/qsdt-published_digits.py')))
     budget, wrong, losses = budget or Budget(), [], []
     for name in budget.each(strategies):
         work_dir = folder / name

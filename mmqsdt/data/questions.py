@@ -127,7 +127,7 @@ def questions(cfg: Config, parts: Iterable[str],
                 if not wrong:
                     wrong = [Answer(part, 'class names', text)
                              for text in check_names(
-                                 leaf.classes, bool(_named(dataset)))]
+                                 leaf.classes, any(_named(dataset)))]
                 wrong += _folders(leaf)
             if part in parts:
                 yield from wrong
@@ -148,11 +148,10 @@ def questions(cfg: Config, parts: Iterable[str],
             yield Answer('', fault, text)
 
 
-def _named(dataset: dict) -> list:
-    """What a config itself names as classes."""
+def _named(dataset: dict) -> tuple:
+    """What a config itself names as classes, in both places."""
     meta = dataset.get('metainfo') or {}
-    return [classes for classes in (meta.get('classes'),
-                                    dataset.get('classes')) if classes]
+    return meta.get('classes'), dataset.get('classes')
 
 
 def _written_names(part: str, dataset: dict) -> Iterator[Answer]:
@@ -163,7 +162,7 @@ def _written_names(part: str, dataset: dict) -> Iterator[Answer]:
                 key.lower() in ('classes', 'palette'):
             yield Answer(part, 'class names', f'metainfo has {key}, which '
                          f'nothing reads: write {key.lower()}')
-    for classes in (meta.get('classes'), dataset.get('classes')):
+    for classes in _named(dataset):
         if not (isinstance(classes, str) and Path(classes).is_file()):
             for text in check_names(classes):
                 yield Answer(part, 'class names', text)

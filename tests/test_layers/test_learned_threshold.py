@@ -190,14 +190,17 @@ def test_another_type_over_a_learned_threshold(name):
 
 def test_sums_over_large_maps_in_half_precision():
     module = IELIF(threshold='learned')
+    # Many currents above the window: inside it the terms are rounding errors
+    # of both signs, whose sum a half-precision current's own rounding decides.
+    torch.manual_seed(0)
     x = torch.randn(2, 300_000)
-    module(x)
+    module(x / 4)
     grads = []
     for dtype in (torch.float32, torch.float16):
         module.zero_grad()
         respond(module, x.to(dtype), torch.ones_like(x).to(dtype))
         grads.append(float(module.log_threshold.grad))
-    assert grads[1] == pytest.approx(grads[0], rel=0.02)  # of 11 bits
+    assert grads[1] == pytest.approx(grads[0], rel=1e-3)
 
 
 def test_zero_is_outside_the_window():

@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def with_setting(cfg: Config, bits: int, levels: int) -> Config:
-    """The config with these weights and neurons, wherever it has such."""
+    """Set these weights and neurons wherever the config has any."""
     cfg = deepcopy(cfg)
 
     def visit(part: dict | list) -> None:
@@ -74,7 +74,7 @@ def with_setting(cfg: Config, bits: int, levels: int) -> Config:
 
 
 def shortened(cfg: Config) -> Config:
-    """The config with a tenth of its iterations, warm-up and decay in it."""
+    """Shorten the config's schedule to a tenth, warm-up and decay included."""
     cfg = deepcopy(cfg)
     length = cfg.train_cfg.get('max_iters')
     if length is None:
@@ -184,7 +184,7 @@ def run_task(task: str, runs: Runs, folder: Path) -> None:
 
 
 def table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The table, in Markdown: a line for each metric and setting."""
+    """Make the table, in Markdown: a line for each metric and setting."""
     lines = ['| score | weights | D | ANN | calibrated alone | after a tenth '
              'of the training |', '|---|---|---|---|---|---|']
     for task in (task for task in TASKS if task in scores):

@@ -76,7 +76,7 @@ def train(config: str, seed: int, work_dir: Path, options: list[str],
 
 
 def load_runs(path: Path, options: list[str]) -> dict:
-    """What has been run already.
+    """Return the results of earlier runs.
 
     Raises:
         ValueError: If that was with other options.

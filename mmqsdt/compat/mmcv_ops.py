@@ -89,7 +89,7 @@ def _gradients(function: Callable, inputs: list[Tensor],
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float,
         offset: int) -> Tensor:
-    """Indices of the boxes kept, best first; sides are x2 - x1 + offset."""
+    """Return indices of the boxes kept, best first; sides add offset."""
     from torchvision.ops import nms as torchvision_nms
     boxes, scores = _wide(boxes, scores)
     if boxes.numel() == 0:
@@ -127,7 +127,7 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float,
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Groups of indices: a kept box, then those that it suppresses."""
+    """Group indices: a kept box, then those that it suppresses."""
     index = dets[:, 4].argsort(descending=True, stable=True)
     groups = []
     while len(index):

@@ -358,7 +358,7 @@ def _check_arguments(arguments: dict) -> None:
 
 
 def _read_marker(out_dir: Path) -> dict | None:
-    """What ``digits.json`` says, or None if nothing complete is there.
+    """Read ``digits.json``, or return None if the data are not complete.
 
     Raises:
         ValueError: If ``out_dir`` holds what this module has not written.

@@ -721,7 +721,7 @@ def test_images_normalised_in_another_way_are_refused(checkpoint):
     teacher.data_preprocessor = ImgDataPreprocessor([1.] * 3, [2.] * 3)
     check_teacher(teacher, student)
     teacher.data_preprocessor = ImgDataPreprocessor([0.] * 3, [2.] * 3)
-    with pytest.raises(ValueError, match='normalised in another way'):
+    with pytest.raises(ValueError, match='normalized in another way'):
         check_teacher(teacher, student)
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NAME = 'mmcv._ext'
+from .finder import NAME, OperatorFinder, find_operators
 
 
 def install() -> bool:
@@ -29,16 +30,22 @@ def install() -> bool:
     Returns:
         bool: Whether the stand-in is in use.
     """
-    if NAME in sys.modules:
-        return isinstance(sys.modules[NAME], StandIn)
-    if find_spec(NAME) is not None:
-        return False
-    sys.modules[NAME] = StandIn(NAME)
+    if NAME not in sys.modules:
+        spec = find_spec(NAME)
+        if spec is not None and not isinstance(spec.loader, OperatorFinder):
+            return False
+        find_operators()
+        import_module(NAME)
+    return isinstance(sys.modules[NAME], StandIn)
+
+
+def make_stand_in() -> ModuleType:
+    """The module, announced in one line."""
     if os.environ.get('RANK', '0') == '0':
         logging.getLogger('mmqsdt').warning(
             'mmcv has no compiled operators; mmqsdt puts in its own over '
             'torchvision and PyTorch')
-    return True
+    return StandIn(NAME)
 
 
 class StandIn(ModuleType):

@@ -35,6 +35,7 @@ setup(
     ],
     package_dir={'mmqsdt.configs': 'configs'},
     package_data={
+        'mmqsdt': ['weights/*/*.safetensors'],
         'mmqsdt.cli': ['templates/*.md'],
         'mmqsdt.configs': ['**/*.py', '**/*.yml'],
     },
@@ -42,7 +43,7 @@ setup(
     install_requires=[
         'torch>=2.6', 'onedl-mmengine>=0.10.10', 'onedl-mmcv>=2.3.3',
         'spikingjelly>=2.0.0,<3', 'numpy>=2', 'packaging>=23', 'pillow>=10.3',
-        'rich>=13', 'safetensors>=0.4.3'
+        'pyyaml>=6', 'rich>=13', 'safetensors>=0.4.3'
     ],
     extras_require=dict(
         cls=cls, det=det, seg=seg, demo=demo, onnx=onnx, data=data, docs=docs,

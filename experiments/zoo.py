@@ -72,7 +72,7 @@ def measure_part(name: str, weights: str, form: str = 'float'
 
 def entry(text: str, name: str, size: int, sha256: str,
           scores: dict[str, float], part: dict[str, float]) -> str:
-    """The text of a metafile with what was found in a model's entry.
+    """Return a metafile's text with what was found in a model's entry.
 
     Args:
         text (str): Of the metafile.

@@ -69,7 +69,7 @@ def run(arguments: list[str] | None = None) -> None:
 
 
 def overview(tools: dict[str, Path]) -> str:
-    """What each tool does, from the first line of its file."""
+    """Say what each tool does, from the first line of its file."""
     lines = ['usage: mmqsdt TOOL ...      mmqsdt TOOL -h says more', '',
              'tools:']
     for name, path in tools.items():

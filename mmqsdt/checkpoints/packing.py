@@ -330,7 +330,7 @@ def _codes(name: str, layer: object, tensors: dict[str, Tensor]) -> Tensor:
 
 
 def unpacked(path: str) -> dict:
-    """A packed file as a checkpoint, its codes as float weights.
+    """Read a packed file as a checkpoint, its codes as float weights.
 
     Args:
         path (str): See :func:`read_packed`.

@@ -47,9 +47,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--verbose', action='store_true',
         help='show all that goes to the log file: config, environment, '
         'hooks, how weights were initialised, warnings of the libraries')
-    parser.add_argument(
-        '--debug', action='store_true',
-        help='show the whole traceback of an error; any tool takes it')
     # What torch.distributed.launch passes; torchrun sets the variable.
     parser.add_argument(
         '--local-rank', '--local_rank', type=int, default=0,

@@ -17,15 +17,13 @@ from ..engine.load import build_predictor
 from ..engine.predict import find_others, find_pictures, predict_pictures
 from ..utils.shipped import shipped_weights
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.safetensors')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config, or its name')
     parser.add_argument(
         'paths', nargs='+', metavar='[checkpoint] pictures',
@@ -59,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def is_checkpoint(path: str, others: bool) -> bool:
-    """Whether a path is no picture, nor a folder of them."""
+    """Return whether a path is no picture, nor a folder of them."""
     if not Path(path).is_dir():
         return '://' in path or path.endswith(WEIGHTS)
     # An empty work dir: what is wrong with it is said where it is read.
@@ -68,7 +66,7 @@ def is_checkpoint(path: str, others: bool) -> bool:
 
 
 def split_paths(config: str, paths: list[str]) -> tuple[str, list[str]]:
-    """The checkpoint and the pictures among the paths of a command line.
+    """Tell the checkpoint from the pictures among the paths.
 
     Raises:
         FileNotFoundError: If no checkpoint is named and none ships.

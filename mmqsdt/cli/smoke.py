@@ -74,7 +74,7 @@ def smoke(cfg: Config, own_data: bool = False) -> str:
 
 
 def data_are_here(cfg: Config) -> bool:
-    """Whether training and validation can read what they name."""
+    """Return whether training and validation can read what they name."""
     return all(path.exists() for part in ('train', 'val')
                for dataset in leaf_datasets(cfg[f'{part}_dataloader'].dataset)
                for path in dataset_paths(dataset))
@@ -95,7 +95,7 @@ def fit_sizes(cfg: Config, digits: Config) -> None:
 
 
 def limit_queries(part: object) -> None:
-    """No more queries than maps of small images have places."""
+    """Allow no more queries than maps of small images have places."""
     if isinstance(part, dict):
         if isinstance(part.get('num_queries'), int):
             part['num_queries'] = min(part['num_queries'], QUERIES)

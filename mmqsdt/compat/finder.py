@@ -26,7 +26,7 @@ class OperatorFinder(MetaPathFinder, Loader):
         return spec_from_loader(name, self, origin='mmqsdt')
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The stand-in, which says once that it is there."""
+        """Make the stand-in, which says once that it is there."""
         return import_module('mmqsdt.compat.mmcv_ops').make_stand_in()
 
     def exec_module(self, module: ModuleType) -> None:

@@ -60,7 +60,7 @@ def _regions(visualizer, image: np.ndarray, sem_seg, classes=None,
 
 
 def colors_of(palette: object, labels: Sequence[int]) -> list[tuple]:
-    """A color for each label: of a palette, or apart from each other."""
+    """Choose a color for each label: of a palette, or apart from others."""
     if isinstance(palette, (list, tuple)) and len(palette) > max(
             labels, default=-1) and not isinstance(palette[0], int):
         return [tuple(palette[i]) for i in labels]
@@ -142,7 +142,7 @@ def tint(image: np.ndarray, mask: np.ndarray, color: tuple) -> None:
 
 
 def box_of(mask: np.ndarray) -> Box:
-    """The smallest box around a mask; at the corner for an empty one."""
+    """Return the smallest box around a mask, the corner if it is empty."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
         return 0, 0, 0, 0
@@ -150,7 +150,7 @@ def box_of(mask: np.ndarray) -> Box:
 
 
 def middle_of(mask: np.ndarray) -> tuple[int, int]:
-    """The pixel x, y of a mask that is farthest from its edge."""
+    """Find the pixel x, y of a mask that is farthest from its edge."""
     distance = cv2.distanceTransform(
         np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(distance.argmax(), mask.shape)

@@ -41,7 +41,7 @@ class Cost:
     fixed: int
 
     def memory(self, pixels: float) -> float:
-        """Bytes of a step on so many pixels."""
+        """Return the bytes of a step on so many pixels."""
         return self.fixed + pixels * self.saved
 
 
@@ -82,14 +82,14 @@ def measure_cost(backbone: nn.Module, neck: nn.Module | None = None) -> Cost:
 
 
 def tensors(value: object) -> list[Tensor]:
-    """All tensors of outputs, at any depth."""
+    """List all tensors of outputs, at any depth."""
     if torch.is_tensor(value):
         return [value]
     return [x for each in value for x in tensors(each)]
 
 
 def training_size(cfg: Config) -> tuple[int, int] | None:
-    """Height and width that images are trained on, as far as a config says.
+    """Read the height and width that images are trained on.
 
     Args:
         cfg (Config): Of any of the three frameworks.
@@ -121,7 +121,7 @@ def training_size(cfg: Config) -> tuple[int, int] | None:
 
 
 def _steps(pipeline: list) -> list[dict]:
-    """The steps of a pipeline, those of nested ones as well."""
+    """List the steps of a pipeline, those of nested ones as well."""
     found = []
     for step in pipeline:
         if isinstance(step, (list, tuple)):
@@ -136,7 +136,7 @@ def _pair(size: object) -> tuple[int, int]:
 
 
 def free_memory(device: torch.device | str = 'cpu') -> int | None:
-    """Bytes that a training may take; None where that is not known.
+    """Return the bytes a training may take; None where it is not known.
 
     Of a container its limit counts.
     """
@@ -159,18 +159,18 @@ def free_memory(device: torch.device | str = 'cpu') -> int | None:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') \
         else os.cpu_count() or 1
 
 
 def gigabytes(number: float) -> str:
-    """So many bytes, for people."""
+    """Write so many bytes for people."""
     return f'{number / 1e9:.1f} GB'
 
 
 def duration(seconds: float) -> str:
-    """So many seconds, for people."""
+    """Write so many seconds for people."""
     for unit, length in (('days', 86400), ('hours', 3600), ('minutes', 60)):
         if seconds >= 2 * length:
             return f'{seconds / length:.0f} {unit}'
@@ -178,7 +178,7 @@ def duration(seconds: float) -> str:
 
 
 def announce(runner) -> str | None:
-    """What a training will take at least.
+    """Say what a training will take at least.
 
     Args:
         runner (Runner): Built; nothing was trained yet.
@@ -226,7 +226,7 @@ def announce(runner) -> str | None:
 
 def too_large(what: str, images: int, need: float, free: float,
               fixed: float, each: float) -> str:
-    """What is wrong with a batch, and what would fit."""
+    """Say what is wrong with a batch, and what would fit."""
     fitting = int((SHARE * free - fixed) / each)
     text = (f'a batch of {what} takes at least {gigabytes(need)} (backbone '
             f'and neck alone), and {gigabytes(free)} are free. ')

@@ -31,7 +31,7 @@ def load(config: str | Path | Config,
          form: str = 'fast',
          encoding: str = 'thermometer',
          device: str | None = None) -> 'Model':
-    """A trained model that predicts on pictures.
+    """Load a trained model that predicts on pictures.
 
     Args:
         config (str | Path | Config): Path or name of a config.
@@ -76,7 +76,7 @@ def build_predictor(cfg: Config,
                     encoding: str = 'thermometer',
                     device: str | None = None,
                     score_thr: float = 0.5) -> Predictor:
-    """A trained model within its framework's inferencer.
+    """Load a trained model into its framework's inferencer.
 
     Args:
         cfg (Config): Of the model.
@@ -193,7 +193,7 @@ class Model:
 
 
 def read_any(picture: Picture) -> np.ndarray:
-    """The pixels of a picture, (H, W, 3) uint8, BGR.
+    """Return the pixels of a picture, (H, W, 3) uint8, BGR.
 
     Raises:
         FileNotFoundError: If there is no such file.

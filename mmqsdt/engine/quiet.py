@@ -43,7 +43,7 @@ class Screen(logging.Filter):
         self.said: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is shown."""
+        """Return whether a record is shown."""
         text = record.getMessage()
         if record.levelno >= logging.ERROR:
             return True
@@ -56,7 +56,7 @@ class Screen(logging.Filter):
 
 
 def is_ours(frame: FrameType | None) -> bool:
-    """Whether it was mmqsdt that called the logger."""
+    """Return whether it was mmqsdt that called the logger."""
     while frame is not None:
         path = frame.f_code.co_filename
         if frame.f_code is not Screen.filter.__code__ and not any(
@@ -70,7 +70,7 @@ class QuietRunner(Runner):
     """Runner whose screen has what a person reads; see this module."""
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
-        """The logger of mmengine, its screen filtered."""
+        """Build the logger of mmengine, its screen filtered."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -81,7 +81,7 @@ class QuietRunner(Runner):
 
 
 def build_runner(cfg: Config, verbose: bool = False) -> Runner:
-    """The runner of a config.
+    """Build the runner of a config.
 
     Args:
         cfg (Config): For training or testing.
@@ -122,7 +122,7 @@ def quiet(verbose: bool = False) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """A line for the log file alone, if there is one by now."""
+    """Write a line to the log file alone, if there is one by now."""
     logger = MMLogger.get_current_instance()
     record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, text,
                                (), None)

@@ -57,7 +57,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> 'Machine':
-        """This one."""
+        """Describe this one."""
         cuda = torch.cuda.is_available()
         return cls(cuda, cores(),
                    free_memory('cuda' if cuda else 'cpu') or 8 * 10**9)
@@ -94,7 +94,7 @@ class Recipe:
 
 
 def count_images(part: Part) -> int:
-    """Images of a part; 0 if its folder has none."""
+    """Count the images of a part."""
     if part.names is not None:
         return len(read_lines(part.names))
     if part.kind == 'coco':
@@ -103,7 +103,7 @@ def count_images(part: Part) -> int:
 
 
 def images_of(part: Part) -> list[Path]:
-    """Files of a part's images."""
+    """List the files of a part's images."""
     if part.kind == 'folder':
         return [path for folder in sorted(part.images.iterdir())
                 if folder.is_dir() for path in files_in(folder)]
@@ -131,7 +131,7 @@ def refuse_empty(parts: list[Part]) -> None:
 
 
 def usual_size(part: Part) -> tuple[int, int]:
-    """Height and width of the median image, of the first that can be read."""
+    """Return height and width of the median image of the first ones."""
     sizes = []
     for path in images_of(part)[:LOOKED_AT]:
         try:
@@ -232,7 +232,7 @@ def choose_recipe(cfg: Config, images: int, size: tuple[int, int],
 
 def recipe_text(cfg: Config, recipe: Recipe, images: int,
                 size: tuple[int, int], machine: Machine) -> str:
-    """Lines that change a config's file to a recipe, each with its reason."""
+    """Write the lines that make a config's recipe, each with its reason."""
     why = {k: f'# {v}' for k, v in recipe.why.items()}
     lines = [
         '', f'# Fitted to {images} training images of about {size[1]} x '
@@ -285,7 +285,7 @@ def recipe_text(cfg: Config, recipe: Recipe, images: int,
 
 
 def size_lines(cfg: Config, side: int) -> list[str]:
-    """Lines that set the size of the images, for training and validation."""
+    """Write the lines that set the size of the images."""
     def changed(part: str, steps: dict[str, dict]) -> str:
         place = f"{part}_dataloader['dataset']['pipeline']"
         table = ', '.join(f'{k!r}: {render(v)}' for k, v in steps.items())
@@ -340,7 +340,7 @@ def fit_config(path: str | Path, cfg: Config, train: Part,
 
 
 def arch_cost(cfg: Config, arch: str) -> Cost:
-    """What the backbone of an arch, and the neck of a config, take."""
+    """Measure what a backbone of an arch and the neck of a config take."""
     backbone = dict(cfg.model.backbone, arch=arch)
     backbone.pop('init_cfg', None)
     neck = cfg.model.get('neck')

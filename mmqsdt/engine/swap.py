@@ -101,7 +101,7 @@ def swap_config(stock: str,
 
 
 def trace(backbone: dict, scope: str) -> Maps:
-    """The maps of a stock backbone, from a run on an empty image.
+    """Find the maps of a stock backbone, in a run on an empty image.
 
     Raises:
         ValueError: If it gives none.
@@ -129,7 +129,7 @@ def trace(backbone: dict, scope: str) -> Maps:
 
 def choose_backbone(seen: Maps, scope: str, arch: str,
                     weight_bits: int | None) -> dict:
-    """Config of the backbone whose maps take the place of those.
+    """Choose the backbone whose maps take the place of those.
 
     Args:
         seen (Maps): Of the stock backbone.
@@ -184,7 +184,7 @@ def put(changes: dict, model: dict, path: tuple, value: object) -> None:
 
 
 def to_plain(value: object) -> object:
-    """A config's value in plain dicts and lists."""
+    """Make plain dicts and lists of a config's value."""
     if isinstance(value, dict):
         return {k: to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -194,7 +194,7 @@ def to_plain(value: object) -> object:
 
 def compose(cfg: Config, base: str, changes: dict, backbone: dict,
             seen: Maps) -> str:
-    """Text of the child config."""
+    """Write the text of the child config."""
     lines = [
         f'# {base} with a QSDTransformer in place of '
         f'{backbone["type"]}, whose',
@@ -227,7 +227,7 @@ def compose(cfg: Config, base: str, changes: dict, backbone: dict,
 
 
 def imports(cfg: Config) -> dict:
-    """What the config imports, and mmqsdt."""
+    """Add mmqsdt to what the config imports."""
     known = cfg.get('custom_imports') or {}
     names = known.get('imports') or []
     names = [names] if isinstance(names, str) else list(names)

@@ -100,7 +100,7 @@ def _plot_counts(axes, row: TensorDistribution) -> None:
 
 
 def has_figure(report: EntropyReport, figure: str) -> bool:
-    """Whether all layers of a report have it."""
+    """Return whether all layers of a report have it."""
     return None not in [getattr(row, figure) for row in report.rows]
 
 

@@ -163,7 +163,7 @@ def plot_rates(picture: np.ndarray, maps: list[SpikeMap], name: str,
 
 
 def _lines(maps: list[SpikeMap]) -> list[tuple[str, list[SpikeMap]]]:
-    """A line for every block, neck and head, broken where too long."""
+    """Split maps into lines, at least one for each block, neck and head."""
     places: dict[str, list[SpikeMap]] = {}
     for m in maps:
         places.setdefault(split_path(m.layer)[0], []).append(m)
@@ -173,7 +173,7 @@ def _lines(maps: list[SpikeMap]) -> list[tuple[str, list[SpikeMap]]]:
 
 
 def bar_name(path: str) -> str:
-    """Of a neuron layer, short: '3.0 q', 'neck lateral_convs.0'."""
+    """Name a neuron layer in short: '3.0 q', 'neck lateral_convs.0'."""
     place, layer = split_path(path)
     place = place.replace('stage ', '').replace(', block ', '.')
     return f'{place} {layer}'

@@ -38,12 +38,12 @@ class Field(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As a user writes it."""
+        """Return it as a user writes it."""
         return '.'.join(map(str, self.path))
 
 
 def maps_of(backbone: dict) -> Maps | None:
-    """The maps of a QSDTransformer's config; None for any other backbone."""
+    """Read the maps off a QSDTransformer's config; None for any other."""
     if str(backbone.get('type', '')).split('.')[-1] != 'QSDTransformer':
         return None
     c0, c1, c2, c3 = resolve_arch(backbone.get('arch', '15m'))['embed_dims']
@@ -58,7 +58,7 @@ def maps_of(backbone: dict) -> Maps | None:
 
 
 def readers(model: dict) -> Iterator[tuple[tuple[str | int, ...], dict]]:
-    """The parts of a model that read the backbone's maps, with their paths.
+    """Find the parts of a model that read the backbone's maps.
 
     A neck that says its in_channels, or the first of several; else the heads.
     """
@@ -79,7 +79,7 @@ def readers(model: dict) -> Iterator[tuple[tuple[str | int, ...], dict]]:
 
 
 def fields(model: dict, maps: Maps) -> Iterator[Field]:
-    """All that depends on the maps, with what belongs there.
+    """Find all that depends on the maps, with what belongs there.
 
     Args:
         model (dict): Config of a model.

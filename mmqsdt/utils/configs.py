@@ -52,7 +52,7 @@ def config_names() -> list[str]:
 
 
 def find_stock_config(name: str) -> str:
-    """Path of a config that a framework ships.
+    """Find a config that a framework ships.
 
     Args:
         name (str): Such as 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'.

@@ -7,7 +7,7 @@ from importlib import import_module
 
 def lazy(package: str, places: dict[str, str], public: list[str]
          ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package that imports late.
+    """Make ``__getattr__`` and ``__dir__`` of a package.
 
     PyTorch takes seconds to import, and ``mmqsdt -h`` does not need it.
 

@@ -8,7 +8,7 @@ class Code(str):
 
 
 def render(value: object) -> str:
-    """Python text of a value, dictionaries as ``dict(...)``."""
+    """Write a value as Python text, dictionaries as ``dict(...)``."""
     if isinstance(value, dict):
         if not all(isinstance(k, str) and k.isidentifier() for k in value):
             return '{' + ', '.join(
@@ -24,6 +24,6 @@ def render(value: object) -> str:
 
 
 def format_code(text: str) -> str:
-    """The text, in lines of at most 79 characters."""
+    """Break the text into lines of at most 79 characters."""
     return FormatCode(text, style_config=dict(
         based_on_style='pep8', column_limit=79))[0]

@@ -38,7 +38,7 @@ class ShippedWeights:
 
 @cache
 def shipped_names() -> dict[str, ShippedWeights]:
-    """All that the metafiles name, by name."""
+    """Read all that the metafiles name, by name."""
     root, found = Path(get_config_path()), {}
     for metafile in sorted(root.glob('*/metafile.yml')):
         for model in yaml.safe_load(read_text(metafile))['Models']:
@@ -56,7 +56,7 @@ def shipped_names() -> dict[str, ShippedWeights]:
 
 
 def shipped_weights(name: str) -> ShippedWeights:
-    """The weights of a shipped config.
+    """Find the weights of a shipped config.
 
     Args:
         name (str): Of the config: 'det/qsdt_maskrcnn_digits',
@@ -89,7 +89,7 @@ def shipped_weights(name: str) -> ShippedWeights:
 
 
 def resolve_weights(path: str | Path) -> str:
-    """``mmqsdt://NAME`` as the path of a file; any other path as it is."""
+    """Turn ``mmqsdt://NAME`` into the path of a file; no other path."""
     path = str(path)
     if path.startswith(SCHEME):
         return str(shipped_weights(path).path)

@@ -318,16 +318,16 @@ class QSDTransformer(BaseModule):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Channels of the maps that it returns, by ``out_indices``."""
+        """Return the channels of its maps, by ``out_indices``."""
         return tuple(self.channels[i] for i in self.out_indices)
 
     @property
     def out_strides(self) -> tuple[int, ...]:
-        """Pixels of the image a step in each of them, by ``out_indices``."""
+        """Return the strides of its maps in pixels, by ``out_indices``."""
         return tuple(self.strides[i] for i in self.out_indices)
 
     def fold_time(self, x: Tensor) -> Tensor:
-        """An image, or frames over time, to (T*B, in_channels, H, W)."""
+        """Bring an image, or frames over time, to (T*B, in_channels, H, W)."""
         t = self.time_steps
         if x.dim() == 5:  # (B, T, C, H, W)
             if x.shape[1] != t:
@@ -391,7 +391,7 @@ class QSDTransformer(BaseModule):
 def create_backbone(arch: str | dict = '15m',
                     out_indices: tuple[int, ...] = (1, 2, 3, 4),
                     **settings) -> QSDTransformer:
-    """A backbone to train, in plain PyTorch.
+    """Create a backbone to train, in plain PyTorch.
 
     Unlike the class, whose default neuron is the published one, it has
     neurons with a learned threshold, and its weights are initialised or, with

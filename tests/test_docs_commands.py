@@ -33,12 +33,18 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 ABLATION = 'hours; tests/test_experiments/test_ablation.py runs its tool'
 BENCHMARK = 'minutes; test_benchmark_tool.py runs its tool'
 HEADS = '18 trainings; tests/test_experiments/test_seeds.py runs its tool'
+SWAP = 'tests/test_engine/test_swap.py runs each, with a tiny backbone'
+ZOO = 'three trainings; tests/test_shipped.py runs its parts'
 CALIBRATION = '21 trainings; test_calibration.py runs its parts'
 # Beginning of a command -> why it is not run here.
 NOT_RUN = {
     'make test': 'that is this',
     'make torture': 'half an hour; test_soak and test_reliability run parts',
     'make docs': 'tests/test_docs.py builds the site',
+    'make zoo': ZOO,
+    'python tools/swap.py': SWAP,
+    'python tools/train.py my_deformable_detr.py': SWAP,
+    'python tools/train.py my_mask2former.py': SWAP,
     'make ablation': ABLATION,
     'python tools/ablation.py': ABLATION,
     'make benchmark': BENCHMARK,
@@ -54,6 +60,7 @@ NOT_RUN = {
 WORDS = {
     'CONFIG': 'configs/cls/qsdt_digits.py',
     'CHECKPOINT': 'work_dirs/qsdt_digits',
+    'PICTURE': 'data/digits/det/val',
 }
 # Added at the end of a command, so that it takes seconds.
 SMALLER = {
@@ -86,8 +93,11 @@ def commands(page: Path) -> list[str]:
     found = [line for language, block in fence.findall(text)
              if language == 'bash'
              for line in block.replace('\\\n', ' ').splitlines()]
-    found += re.findall(r'`(python tools/[^`]+|make [^`]+)`',
+    found += re.findall(r'`(python tools/[^`]+|mmqsdt [a-z][^`]+|make [^`]+)`',
                         fence.sub('', text))
+    # The installed command is the tool of that name.
+    found = [re.sub(r'^mmqsdt (\w+)', r'python tools/\1.py', line)
+             for line in found]
     lines = (shlex.join(shlex.split(line, comments=True)) for line in found)
     return list(dict.fromkeys(line for line in lines if line))
 

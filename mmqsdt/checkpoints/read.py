@@ -101,7 +101,7 @@ def _check_tensors(content: object, size: int) -> None:
 
 
 def _why(local: str, error: Exception) -> str:
-    """What is wrong with a file, in words of its user."""
+    """Say what is wrong with a file, in its user's words."""
     if not Path(local).stat().st_size:
         return 'it is empty'
     asked = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
@@ -142,7 +142,7 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
 
 def find_state_dict(content: object, path: str,
                     keys: tuple[str, ...] = STATE_DICTS) -> dict[str, Tensor]:
-    """The tensors among what was read from a checkpoint.
+    """Return the tensors of a checkpoint that was read.
 
     Args:
         content (object): All of it.
@@ -194,7 +194,7 @@ def safe_checkpoint_classes() -> list:
 
 
 def _history_statistic(cls: type, name: str) -> Callable:
-    """What a pickled HistoryBuffer asks of getattr, and nothing else."""
+    """Give a pickled HistoryBuffer its methods, and nothing else."""
     if cls is not HistoryBuffer or name not in ('min', 'max', 'current',
                                                 'mean'):
         raise UnpicklingError(f'getattr of {name!r} is not plain data')

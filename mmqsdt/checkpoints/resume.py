@@ -100,7 +100,7 @@ def set_resume(cfg: Config, path: str, unsafe: bool = False) -> None:
 
 
 def last_good_checkpoint(work_dir: str, unsafe: bool = False) -> str | None:
-    """The newest checkpoint of a work dir that can be resumed from.
+    """Find the newest checkpoint of a work dir that can be resumed from.
 
     Returns:
         str | None: Its path; None if there are no checkpoints at all.
@@ -129,7 +129,7 @@ def last_good_checkpoint(work_dir: str, unsafe: bool = False) -> str | None:
 
 
 def find_checkpoint(path: str) -> str:
-    """A checkpoint file as given, or the last one of a work dir.
+    """Return a checkpoint file as given, or a work dir's latest one.
 
     Raises:
         FileNotFoundError: If there is none.

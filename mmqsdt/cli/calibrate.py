@@ -34,16 +34,14 @@ from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from ..version import __version__
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 
 IMAGES = 64
 FILE = 'calibrated.pth'  # in the work dir of a training
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the spiking config')
     parser.add_argument(
         'ann', help='checkpoint of the ANN, or a work dir: its last')

@@ -41,9 +41,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         choices=('none', 'pytorch', 'slurm', 'mpi'),
         default='none',
         help='how several processes are started; pytorch: torchrun')
-    parser.add_argument(
-        '--debug', action='store_true',
-        help='show the whole traceback of an error; any tool takes it')
     # What torch.distributed.launch passes; torchrun sets the variable.
     parser.add_argument(
         '--local-rank', '--local_rank', type=int, default=0,

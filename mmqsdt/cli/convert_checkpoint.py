@@ -3,7 +3,6 @@
     python tools/convert_checkpoint.py THEIRS.pth OURS.pth [--backbone-only]
 """
 
-import argparse
 from io import BytesIO
 
 import torch
@@ -11,14 +10,12 @@ import torch
 from ..checkpoints.atomic import write_atomically
 from ..checkpoints.convert import convert_reference_checkpoint
 from ..checkpoints.read import check_finite, load_state_dict
-from .ending import command
+from .ending import ToolParser, command
 
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('src', help='their .pth (classifier or backbone)')
     parser.add_argument('dst', help='where ours is written')
     parser.add_argument(

@@ -26,13 +26,11 @@ from ..engine.predict import (
 from ..utils.build import build_model
 from ..utils.frameworks import check_framework
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config, or its name')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '

@@ -22,16 +22,14 @@ from ..data.layout import KINDS
 from ..utils.configs import tool_command
 from ..utils.text import read_lines
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 
 HUGGINGFACE = ('imagenet', 'ade20k', 'coco')
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     add_digits(commands)
     add_check(commands)

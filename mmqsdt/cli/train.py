@@ -26,15 +26,13 @@ from .common import (
     scale_lr,
     work_of,
 )
-from .ending import command
+from .ending import ToolParser, command
 from .smoke import smoke
 from .zoo import list_zoo, print_zoo
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'config', nargs='?', help='path of the config, or its name in --list')
     parser.add_argument(

@@ -217,7 +217,7 @@ class FGDistillHook(Hook):
 
     def run_teacher(self, images: Tensor,
                     data_samples: list | None) -> Recording:
-        """What the teacher makes of images that are preprocessed."""
+        """Run the teacher on images that are preprocessed."""
         if self._run_backbone_only:
             return record(self.teacher.backbone, self._teacher_recorder,
                           images)

@@ -48,7 +48,7 @@ class Recording:
 def find_taps(model: nn.Module,
               taps: dict | None = None,
               owner: str = 'model') -> list[Tap]:
-    """The taps of a model: those named, or those of its QSDTransformer.
+    """Return a model's taps: those named, or those of its QSDTransformer.
 
     What is recorded is what attention reads: behind the neurons, spikes of
     the student and activations of its ANN counterpart.
@@ -146,7 +146,7 @@ def _matches(model: nn.Module, patterns: str | Iterable[str], name: str,
 
 
 def _around(model: nn.Module, path: str, name: str) -> int | None:
-    """An integer of the module at a path, or of the nearest one around."""
+    """Read an integer from the module at a path, or the nearest around it."""
     parts = path.split('.')
     for end in range(len(parts), -1, -1):
         module = model.get_submodule('.'.join(parts[:end]))
@@ -203,7 +203,7 @@ class Recorder:
         self.recording = True
 
     def stop(self, batch: int) -> Recording:
-        """What came since :meth:`start`.
+        """Return what came since :meth:`start`.
 
         Args:
             batch (int): B, images in the batch. Outputs have T*B rows,
@@ -218,7 +218,7 @@ class Recorder:
         return self.split(outputs, batch)
 
     def split(self, outputs: dict[str, Tensor], batch: int) -> Recording:
-        """Outputs of the taps as tokens; see :meth:`stop`."""
+        """Return the outputs of the taps as tokens; see :meth:`stop`."""
         recording = Recording()
         for tap in self.taps:
             tensors, grid = {}, None

@@ -113,7 +113,7 @@ def read_picture(path: Path, max_side: int = 2048) -> Picture:
 
 
 def _read_transparent(path: Path) -> np.ndarray | None:
-    """A picture with transparency put on white; None for all others.
+    """Put a transparent picture on white; None for all others.
 
     Raises:
         ValueError: For samples that are no brightness of known range.
@@ -136,7 +136,7 @@ def _read_transparent(path: Path) -> np.ndarray | None:
 
 
 def build_inferencer(cfg: Config, model: nn.Module, device: str):
-    """The framework's inferencer around a model that is loaded already.
+    """Make the framework's inferencer around a loaded model.
 
     Args:
         cfg (Config): Config of the model; not changed.
@@ -225,7 +225,7 @@ class Predictor:
                 **self.inferencer.model.dataset_meta)
 
     def predict(self, pixels: np.ndarray) -> BaseDataElement:
-        """The framework's data sample for a picture.
+        """Return the framework's data sample for a picture.
 
         Args:
             pixels (np.ndarray): (H, W, 3) uint8, BGR.
@@ -251,7 +251,7 @@ class Predictor:
         return result.to('cpu')
 
     def describe(self, sample: BaseDataElement) -> dict:
-        """What is in a data sample, for JSON; coordinates in pixels.
+        """Turn a data sample into JSON values; coordinates in pixels.
 
         Returns:
             dict: ``classes``, the five most likely with their scores;
@@ -350,7 +350,7 @@ def predict_pictures(predictor: Predictor, paths: list[Path], out_dir: Path,
 
 
 def unused_name(stem: str, used: set[str]) -> str:
-    """A name that no picture before had, nor its label map."""
+    """Make a name that no earlier picture or label map has."""
     name, number = stem, 1
     while {name, f'{name}_labels'} & used:
         number += 1

@@ -162,7 +162,7 @@ def plot_rates(picture: np.ndarray, maps: list[SpikeMap], name: str,
 
 
 def _lines(maps: list[SpikeMap]) -> list[tuple[str, list[SpikeMap]]]:
-    """A line for every block, neck and head, broken where too long."""
+    """Split maps into lines, at least one for each block, neck and head."""
     places: dict[str, list[SpikeMap]] = {}
     for m in maps:
         places.setdefault(split_path(m.layer)[0], []).append(m)

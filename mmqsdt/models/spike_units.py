@@ -98,7 +98,7 @@ class PixelShuffle(nn.PixelShuffle):
 
 def to_spike_conv(layer: nn.Module, neuron: dict,
                   weight_bits: int | None) -> SpikeConv:
-    """The spiking unit in place of a stock conv.
+    """Return the spiking unit in place of a stock conv.
 
     conv -> norm -> activation becomes neuron -> conv -> norm: the same chain
     of layers, cut so that every conv reads spikes.

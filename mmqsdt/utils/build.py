@@ -9,7 +9,7 @@ from torch import nn
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """The model of a config, in eval mode, weights as initialised.
+    """Build the model of a config in eval mode, with initial weights.
 
     Raises:
         ValueError: If the config has no model.
@@ -26,7 +26,7 @@ def input_channels(model: nn.Module) -> int:
 
 
 def load_batches(cfg: Config, part: str, images: int) -> list:
-    """The first batches of a data loader of the config.
+    """Load the first batches of a data loader of the config.
 
     Args:
         cfg (Config): Of any of the three frameworks.

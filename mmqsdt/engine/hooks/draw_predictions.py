@@ -109,7 +109,7 @@ def shown_factor(image: np.ndarray, min_size: int) -> int:
 
 
 def picture_of(inputs: Tensor) -> np.ndarray:
-    """What a data set without image files gives, to look at.
+    """Make a viewable image from a data set without image files.
 
     Args:
         inputs (Tensor): (3, H, W) RGB in 0..255, or event frames
@@ -126,7 +126,7 @@ def picture_of(inputs: Tensor) -> np.ndarray:
 
 
 def enlarge(sample: BaseDataElement, factor: int) -> BaseDataElement:
-    """A copy whose boxes, masks and label maps fit the enlarged image.
+    """Copy a sample with boxes, masks and label maps enlarged.
 
     Args:
         sample (BaseDataElement): Of mmdet or mmseg.

@@ -317,7 +317,7 @@ class QSDTransformer(BaseModule):
         self._freeze()
 
     def fold_time(self, x: Tensor) -> Tensor:
-        """An image, or frames over time, to (T*B, in_channels, H, W)."""
+        """Bring an image, or frames over time, to (T*B, in_channels, H, W)."""
         t = self.time_steps
         if x.dim() == 5:  # (B, T, C, H, W)
             if x.shape[1] != t:

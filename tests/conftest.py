@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, fixed seeds, the golden vectors."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 DATA = Path(__file__).parent / 'data'
 
@@ -31,6 +34,36 @@ def no_default_scope() -> None:
 
 
 @pytest.fixture(autouse=True)
+def fresh_visualizers() -> None:
+    """A visualizer lives as long as its process; each test wants its own."""
+    forget_visualizers()
+
+
+def forget_visualizers() -> None:
+    """Let the next runner build a visualizer, as one of a new process."""
+    for cls in (Visualizer, *Visualizer.__subclasses__()):
+        cls._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True, scope='session')
+def unformatted_configs() -> Iterator[None]:
+    """Configs are written as Python, but not laid out by yapf.
+
+    A runner lays its config out five times, and again for each checkpoint,
+    which takes longer than most trainings of the tests.
+    """
+    text = Config.pretty_text.fget
+
+    def unformatted(cfg: Config) -> str:
+        object.__setattr__(cfg, '_format_python_code', False)
+        return text(cfg)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, 'pretty_text', property(unformatted))
+        yield
+
+
+@pytest.fixture(autouse=True)
 def free_loading() -> Iterator[None]:
     """What a tool forbids for its process ends with the test of the tool."""
     yield
@@ -38,15 +71,53 @@ def free_loading() -> Iterator[None]:
 
 
 @pytest.fixture(scope='session')
-def workplace(tmp_path_factory) -> Path:
-    """A folder with a few digits and the configs of short trainings."""
+def copy_digits(tmp_path_factory) -> Callable[[Path], Path]:
+    """``copy_digits(folder)`` puts data/digits there; they are made once.
+
+    Four scenes to train on, two to test; of a digit two pictures and one.
+    """
+    pytest.importorskip('sklearn')
+    from mmqsdt.data import prepare_digits
+    made = tmp_path_factory.mktemp('made') / 'digits'
+    prepare_digits(made, num_train=4, num_val=2, progress=False)
+    for split, keep in (('train', 2), ('val', 1)):
+        for digit in (made / 'cls' / split).iterdir():
+            for picture in sorted(digit.iterdir())[keep:]:
+                picture.unlink()
+
+    def copy(folder: Path) -> Path:
+        shutil.copytree(made, folder / 'data/digits')
+        return folder
+
+    return copy
+
+
+@pytest.fixture(scope='session')
+def copy_workplace(tmp_path_factory) -> Callable[[Path], Path]:
+    """``copy_workplace(folder)``: a few digits, configs of short trainings."""
     pytest.importorskip('sklearn')
     pytest.importorskip('mmpretrain.models')  # once, for all children
     pytest.importorskip('mmseg.models')
     from experiments.torture.training import prepare
-    folder = tmp_path_factory.mktemp('workplace')
-    prepare(folder)
-    return folder
+    made = tmp_path_factory.mktemp('made')
+    prepare(made)
+
+    def copy(folder: Path) -> Path:
+        return shutil.copytree(made, folder, dirs_exist_ok=True)
+
+    return copy
+
+
+@pytest.fixture(scope='session')
+def workplace(copy_workplace, tmp_path_factory) -> Path:
+    """A folder with a few digits and the configs of short trainings."""
+    return copy_workplace(tmp_path_factory.mktemp('workplace'))
+
+
+@pytest.fixture
+def own_workplace(copy_workplace, tmp_path) -> Path:
+    """The same, for one test."""
+    return copy_workplace(tmp_path)
 
 
 @cache

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).parents[1]
 TASKS = {
@@ -35,25 +34,9 @@ LOADERS = [
 
 
 @pytest.fixture(scope='module')
-def workplace(tmp_path_factory) -> Path:
+def workplace(copy_digits, tmp_path_factory) -> Path:
     """A folder with data/digits in it: four scenes and two."""
-    pytest.importorskip('sklearn')
-    from mmqsdt.data import prepare_digits
-    folder = tmp_path_factory.mktemp('workplace')
-    prepare_digits(folder / 'data/digits', num_train=4, num_val=2,
-                   progress=False)
-    for split, keep in (('train', 2), ('val', 1)):
-        for digit in (folder / 'data/digits/cls' / split).iterdir():
-            for picture in sorted(digit.iterdir())[keep:]:
-                picture.unlink()
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def fresh_visualizers() -> None:
-    """A visualizer lives as long as its process; each run wants its own."""
-    for cls in (Visualizer, *Visualizer.__subclasses__()):
-        cls._instance_dict.clear()
+    return copy_digits(tmp_path_factory.mktemp('workplace'))
 
 
 def run_tool(monkeypatch, folder: Path, tool: str, *args: str) -> None:

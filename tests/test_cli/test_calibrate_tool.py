@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.visualization import Visualizer
 
 from mmqsdt.checkpoints import load_for_test, load_state_dict, read_checkpoint
 from mmqsdt.cli.calibrate import FILE
@@ -25,20 +24,9 @@ SHORT = ('--cfg-options', 'train_cfg.max_epochs=1',
 
 
 @pytest.fixture(scope='module')
-def workplace(tmp_path_factory) -> Path:
+def workplace(copy_workplace, tmp_path_factory) -> Path:
     """A folder with a few digits."""
-    pytest.importorskip('sklearn')
-    from experiments.torture.training import prepare
-    folder = tmp_path_factory.mktemp('workplace')
-    prepare(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def fresh_visualizers() -> None:
-    """A visualizer lives as long as its process; each run wants its own."""
-    for cls in (Visualizer, *Visualizer.__subclasses__()):
-        cls._instance_dict.clear()
+    return copy_workplace(tmp_path_factory.mktemp('workplace'))
 
 
 def run(monkeypatch, folder: Path, tool: str, *args) -> None:

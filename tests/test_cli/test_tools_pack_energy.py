@@ -13,7 +13,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.visualization import Visualizer
 from torch import nn
 
 import mmqsdt  # noqa: F401
@@ -42,25 +41,9 @@ LOADER = dict(num_workers=0, persistent_workers=False)
 
 
 @pytest.fixture(scope='module')
-def workplace(tmp_path_factory) -> Path:
-    """A folder with data/digits in it: a scene to train on, one to test."""
-    pytest.importorskip('sklearn')
-    from mmqsdt.data import prepare_digits
-    folder = tmp_path_factory.mktemp('workplace')
-    prepare_digits(folder / 'data/digits', num_train=1, num_val=1,
-                   progress=False)
-    for split in ('train', 'val'):
-        for digit in (folder / 'data/digits/cls' / split).iterdir():
-            for picture in sorted(digit.iterdir())[1:]:
-                picture.unlink()
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def fresh_visualizers() -> None:
-    """A visualizer lives as long as its process; each run wants its own."""
-    for cls in (Visualizer, *Visualizer.__subclasses__()):
-        cls._instance_dict.clear()
+def workplace(copy_digits, tmp_path_factory) -> Path:
+    """A folder with data/digits in it: four scenes and two."""
+    return copy_digits(tmp_path_factory.mktemp('workplace'))
 
 
 @pytest.fixture

@@ -127,6 +127,26 @@ def convert(request):
     return CONVERSIONS[request.param]
 
 
+# In float64 the fast form is the integer form: test_fast.py, test_in_float64.
+EXACT = [name for name in CONVERSIONS if name != 'fast']
+
+
+@pytest.fixture(params=EXACT)
+def exact(request):
+    """A conversion that has a path of its own in float64."""
+    return CONVERSIONS[request.param]
+
+
+@pytest.fixture(params=[
+    *((name, torch.float64) for name in EXACT),
+    *((name, torch.float32) for name in CONVERSIONS)],
+    ids=lambda x: f'{x[0]}-{str(x[1])[6:]}')
+def conversion(request) -> tuple[Callable, torch.dtype]:
+    """A conversion, and the number format to test it in."""
+    name, dtype = request.param
+    return CONVERSIONS[name], dtype
+
+
 @pytest.fixture
 def build() -> Callable[..., nn.Module]:
     """``build(task, **backbone)``: a model of 'cls', 'det' or 'seg'.

@@ -162,14 +162,9 @@ def test_names_of_drawings_are_unique():
 
 
 @pytest.fixture(scope='module')
-def digits(tmp_path_factory) -> Path:
+def digits(copy_digits, tmp_path_factory) -> Path:
     """A folder with data/digits in it."""
-    pytest.importorskip('sklearn')
-    from mmqsdt.data import prepare_digits
-    folder = tmp_path_factory.mktemp('digits')
-    prepare_digits(folder / 'data/digits', num_train=1, num_val=2,
-                   progress=False)
-    return folder
+    return copy_digits(tmp_path_factory.mktemp('digits'))
 
 
 def checkpoint(name: str, path: Path):

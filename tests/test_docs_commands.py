@@ -43,6 +43,8 @@ NOT_RUN = {
     'make docs': 'tests/test_docs.py builds the site',
     'make zoo': ZOO,
     'python tools/swap.py': SWAP,
+    'python tools/test.py configs/cls/qsdt_imagenet.py OURS.pth':
+    'full-size weights; tests/test_checkpoints/test_convert.py has small ones',
     'python tools/train.py my_deformable_detr.py': SWAP,
     'python tools/train.py my_mask2former.py': SWAP,
     'make ablation': ABLATION,

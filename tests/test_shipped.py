@@ -1,6 +1,7 @@
 """The weights that ship: whole, as good as they were, found by name."""
 
 import hashlib
+import runpy
 import shutil
 import sys
 from contextlib import chdir
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import setuptools
 import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
@@ -56,6 +58,17 @@ def test_what_the_metafiles_name_is_there():
         assert len(content) == weights.size < 2**21
         assert hashlib.sha256(content).hexdigest() == weights.sha256
         assert weights.scores and shipped_weights(name) == weights
+
+
+def test_the_wheel_and_the_source_archive_have_them(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(setuptools, 'setup', seen.update)
+    runpy.run_path(str(HOME / 'setup.py'))
+    packed = {path for pattern in seen['package_data']['mmqsdt']
+              for path in (HOME / 'mmqsdt').glob(pattern)}
+    assert packed == {w.path for w in shipped_names().values()}
+    assert 'recursive-include mmqsdt/weights *.safetensors' in \
+        (HOME / 'MANIFEST.in').read_text().splitlines()
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -15,6 +15,7 @@ from ..checkpoints.resume import find_checkpoint, find_checkpoints
 from ..deploy import ENCODINGS, FORMS
 from ..engine.load import build_predictor
 from ..engine.predict import find_others, find_pictures, predict_pictures
+from ..engine.quiet import quiet
 from ..utils.shipped import shipped_weights
 from .common import load_config
 from .ending import ToolParser, command
@@ -94,9 +95,10 @@ def main() -> None:
         raise ValueError(f'--out {out_dir} is a folder of the pictures, '
                          'which drawings could replace; name another')
     out_dir.mkdir(parents=True, exist_ok=True)
-    predictor = build_predictor(
-        load_config(args), checkpoint, args.inference, args.encoding,
-        args.device, args.score_thr)
+    with quiet():
+        predictor = build_predictor(
+            load_config(args), checkpoint, args.inference, args.encoding,
+            args.device, args.score_thr)
     if others := find_others(pictures):
         print('left out, not of a known kind:', *others[:5],
               *([f'and {len(others) - 5} more'] if others[5:] else []))

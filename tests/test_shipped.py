@@ -192,12 +192,19 @@ def test_the_command_needs_no_checkpoint(folder, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize('paths, words', [
     (['x.pth'], 'x.pth is a checkpoint; name pictures'),
-    (['x.pth', '.'], 'no checkpoint at x.pth'),
-    (['mmqsdt://cls/none', '.'], 'no weights ship for mmqsdt://cls/none'),
+    (['x.pth', '3.png'], 'no checkpoint at x.pth'),
+    (['mmqsdt://cls/none', '3.png'], 'no weights ship for mmqsdt://cls/none'),
+    (['empty', '3.png'], 'no checkpoint in empty: nothing was trained'),
+    (['empty'], 'no pictures in empty'),
 ])
-def test_checkpoints_among_the_paths(paths, words):
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
-        predict.split_paths('cls/qsdt_digits', paths)
+def test_checkpoints_among_the_paths(paths, words, tmp_path, monkeypatch):
+    (tmp_path / 'empty').mkdir()
+    Image.new('L', (8, 8)).save(tmp_path / '3.png')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['predict', 'cls/qsdt_digits', *paths])
+    with pytest.raises(SystemExit, match=words):
+        predict.main()
+    assert not (tmp_path / 'predictions').exists()
 
 
 def test_the_metafile_is_written_in_place():

@@ -6,7 +6,6 @@ Writes mmqsdt/weights, and into the metafiles bytes, hash and scores: on all
 held-out pictures, and on a few that tests/test_shipped.py tries again.
 """
 
-import argparse
 import hashlib
 from contextlib import chdir
 from pathlib import Path
@@ -17,7 +16,7 @@ from mmengine.runner import Runner
 
 from mmqsdt.checkpoints import find_checkpoint, load_for_test, pack
 from mmqsdt.checkpoints.atomic import write_text
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.data import prepare_digits
 from mmqsdt.deploy import to_form
 from mmqsdt.utils import build_model, check_framework, get_config_path
@@ -127,9 +126,7 @@ def ship(name: str, work_dirs: Path) -> None:
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs'),
                         help='where the trainings are; default: %(default)s')
     parser.add_argument('--only', nargs='+', choices=MODELS, default=[*MODELS],

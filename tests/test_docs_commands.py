@@ -43,6 +43,8 @@ NOT_RUN = {
     'make docs': 'tests/test_docs.py builds the site',
     'make zoo': ZOO,
     'python tools/swap.py': SWAP,
+    'python tools/test.py configs/cls/qsdt_imagenet.py OURS.pth':
+    'full-size weights; tests/test_checkpoints/test_convert.py has small ones',
     'python tools/train.py my_deformable_detr.py': SWAP,
     'python tools/train.py my_mask2former.py': SWAP,
     'make ablation': ABLATION,
@@ -60,7 +62,6 @@ NOT_RUN = {
 WORDS = {
     'CONFIG': 'configs/cls/qsdt_digits.py',
     'CHECKPOINT': 'work_dirs/qsdt_digits',
-    'PICTURE': 'data/digits/det/val',
 }
 # Added at the end of a command, so that it takes seconds.
 SMALLER = {
@@ -286,7 +287,7 @@ def reader(tmp_path_factory) -> Iterator[Reader]:
                  'mmseg.models', 'datasets', 'onnxruntime'):
         pytest.importorskip(name)
     folder = tmp_path_factory.mktemp('clone')
-    for name in ('configs', 'tools', 'tests'):
+    for name in ('configs', 'docs', 'tools', 'tests'):
         (folder / name).symlink_to(ROOT / name)
     reader = Reader(folder)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,7 @@
 """The weights that ship: whole, as good as they were, found by name."""
 
 import hashlib
+import runpy
 import shutil
 import sys
 from contextlib import chdir
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import setuptools
 import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
@@ -56,6 +58,17 @@ def test_what_the_metafiles_name_is_there():
         assert len(content) == weights.size < 2**21
         assert hashlib.sha256(content).hexdigest() == weights.sha256
         assert weights.scores and shipped_weights(name) == weights
+
+
+def test_the_wheel_and_the_source_archive_have_them(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(setuptools, 'setup', seen.update)
+    runpy.run_path(str(HOME / 'setup.py'))
+    packed = {path for pattern in seen['package_data']['mmqsdt']
+              for path in (HOME / 'mmqsdt').glob(pattern)}
+    assert packed == {w.path for w in shipped_names().values()}
+    assert 'recursive-include mmqsdt/weights *.safetensors' in \
+        (HOME / 'MANIFEST.in').read_text().splitlines()
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -179,12 +192,19 @@ def test_the_command_needs_no_checkpoint(folder, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize('paths, words', [
     (['x.pth'], 'x.pth is a checkpoint; name pictures'),
-    (['x.pth', '.'], 'no checkpoint at x.pth'),
-    (['mmqsdt://cls/none', '.'], 'no weights ship for mmqsdt://cls/none'),
+    (['x.pth', '3.png'], 'no checkpoint at x.pth'),
+    (['mmqsdt://cls/none', '3.png'], 'no weights ship for mmqsdt://cls/none'),
+    (['empty', '3.png'], 'no checkpoint in empty: nothing was trained'),
+    (['empty'], 'no pictures in empty'),
 ])
-def test_checkpoints_among_the_paths(paths, words):
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
-        predict.split_paths('cls/qsdt_digits', paths)
+def test_checkpoints_among_the_paths(paths, words, tmp_path, monkeypatch):
+    (tmp_path / 'empty').mkdir()
+    Image.new('L', (8, 8)).save(tmp_path / '3.png')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['predict', 'cls/qsdt_digits', *paths])
+    with pytest.raises(SystemExit, match=words):
+        predict.main()
+    assert not (tmp_path / 'predictions').exists()
 
 
 def test_the_metafile_is_written_in_place():

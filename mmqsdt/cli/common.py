@@ -53,6 +53,31 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help=argparse.SUPPRESS)
 
 
+def add_output(parser: argparse.ArgumentParser, name: str,
+               text: str) -> None:
+    """Add the file to write: the last argument, or ``--out``.
+
+    Args:
+        parser (ArgumentParser): Of the tool.
+        name (str): Of the entry that has it.
+        text (str): What it is.
+    """
+    # Not given, it leaves the option's value alone.
+    parser.add_argument(name, nargs='?', default=argparse.SUPPRESS,
+                        help=f'{text}; or --out')
+    parser.add_argument('--out', dest=name, metavar='FILE',
+                        help=argparse.SUPPRESS)
+
+
+def parse_output(parser: argparse.ArgumentParser, name: str
+                 ) -> argparse.Namespace:
+    """Read the command line of a tool that :func:`add_output` was given."""
+    args = parser.parse_args()
+    if getattr(args, name) is None:
+        parser.error(f'name the file to write, {name.upper()} or --out')
+    return args
+
+
 def runner_keys() -> set[str]:
     """Keys of a config that mmengine's runners read, as their source says.
 

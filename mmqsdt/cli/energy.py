@@ -36,7 +36,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--images', type=int, default=32, help='how many; default: 32')
     parser.add_argument(
-        '--work-dir', help='where energy.json, .csv and .png go; '
+        '--out', '--work-dir', dest='work_dir',
+        help='where energy.json, .csv and .png go; '
         'default: work_dirs/<config name>')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,

@@ -15,6 +15,7 @@ from ..checkpoints.resume import find_checkpoint, find_checkpoints
 from ..deploy import ENCODINGS, FORMS
 from ..engine.load import build_predictor
 from ..engine.predict import find_others, find_pictures, predict_pictures
+from ..engine.quiet import quiet
 from ..utils.shipped import shipped_weights
 from .common import load_config
 from .ending import ToolParser, command
@@ -65,20 +66,19 @@ def is_checkpoint(path: str, others: bool) -> bool:
         each.is_file() for each in Path(path).iterdir())
 
 
-def split_paths(config: str, paths: list[str]) -> tuple[str, list[str]]:
+def split_paths(paths: list[str]) -> tuple[str | None, list[str]]:
     """Tell the checkpoint from the pictures among the paths.
 
     Raises:
-        FileNotFoundError: If no checkpoint is named and none ships.
         ValueError: If no picture is named.
     """
     first, *others = paths
-    if is_checkpoint(first, bool(others)):
-        if not others:
-            raise ValueError(f'{first} is a checkpoint; name pictures, or '
-                             'folders of them, as well')
-        return find_checkpoint(first), others
-    return str(shipped_weights(config).path), paths
+    if not is_checkpoint(first, bool(others)):
+        return None, paths
+    if not others:
+        raise ValueError(f'{first} is a checkpoint; name pictures, or '
+                         'folders of them, as well')
+    return first, others
 
 
 @command
@@ -88,15 +88,18 @@ def main() -> None:
     if args.max_side < 1:
         raise ValueError(f'--max-side must be positive, got '
                          f'{args.max_side}')
-    checkpoint, pictures = split_paths(args.config, args.paths)
+    checkpoint, pictures = split_paths(args.paths)
     paths = find_pictures(pictures)
     if out_dir.resolve() in {p.resolve().parent for p in paths}:
         raise ValueError(f'--out {out_dir} is a folder of the pictures, '
                          'which drawings could replace; name another')
+    checkpoint = find_checkpoint(
+        checkpoint or str(shipped_weights(args.config).path))
     out_dir.mkdir(parents=True, exist_ok=True)
-    predictor = build_predictor(
-        load_config(args), checkpoint, args.inference, args.encoding,
-        args.device, args.score_thr)
+    with quiet():
+        predictor = build_predictor(
+            load_config(args), checkpoint, args.inference, args.encoding,
+            args.device, args.score_thr)
     if others := find_others(pictures):
         print('left out, not of a known kind:', *others[:5],
               *([f'and {len(others) - 5} more'] if others[5:] else []))

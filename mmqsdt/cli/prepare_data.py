@@ -187,16 +187,14 @@ def make_config(args: argparse.Namespace) -> None:
     with replaced(Path(args.out), args.force):
         cfg = write_config(args.kind, args.path, args.out, args.base,
                            classes, args.ignore_zero)
-        if args.fit:
-            fit_config(args.out, cfg, parts[0])
-            cfg = Config.fromfile(args.out)
+        recipe = fit_config(args.out, cfg, parts[0]) if args.fit else None
+    cfg = Config.fromfile(args.out)
     classes = cfg.metainfo.classes
     check, train = map(tool_command, ('prepare_data', 'train'))
     print(f'{args.out}: {len(classes)} classes, {", ".join(classes)}')
-    if args.fit:
+    if recipe:
         print('  fitted to the data and this machine: arch '
-              f'{cfg.model.backbone.arch}, batch '
-              f'{cfg.train_dataloader.batch_size}; the file has the reasons')
+              f'{recipe.arch}, batch {recipe.batch}; the file has the reasons')
     print(f'  check the data: {check} check {args.out}\n'
           f'  train:          {train} {args.out}')
 

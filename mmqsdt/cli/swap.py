@@ -12,13 +12,11 @@ from ..engine.swap import swap_config
 from ..models.backbones import ARCHS
 from ..models.channels import fields, maps_of
 from ..utils.configs import tool_command
-from .ending import command
+from .ending import ToolParser, command
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'config', help='the stock config: mmdet::..., mmseg::..., '
         'mmpretrain::..., or a path')

@@ -196,7 +196,8 @@ def add_entropy(commands) -> None:
     entropy.add_argument(
         '--images', type=int, default=64, help='how many; default: 64')
     entropy.add_argument(
-        '--work-dir', help='where entropy.json, .png and .svg go; '
+        '--out', '--work-dir', dest='work_dir',
+        help='where entropy.json, .png and .svg go; '
         'default: work_dirs/<config name>')
 
 

@@ -1,8 +1,17 @@
 """What keeps mmqsdt running on the libraries, and scripts on mmqsdt."""
 
-from ..utils.lazy import lazy
+from importlib import import_module
+
 from .finder import find_operators
 from .moved import install_moved
 
 __all__ = ['find_operators', 'install', 'install_moved']
-__getattr__, __dir__ = lazy(__name__, dict(install='.mmcv_ops'), __all__)
+
+
+def install() -> bool:
+    """Put the stand-in where mmcv looks, unless the real one is there.
+
+    Returns:
+        bool: Whether the stand-in is in use.
+    """
+    return import_module('mmqsdt.compat.mmcv_ops').install()

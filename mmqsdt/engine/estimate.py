@@ -23,6 +23,9 @@ from .random_states import random_states, set_random_states
 SIDE, IMAGES = 128, 2  # of the noise
 STATES = 4  # floats for each parameter: itself, its gradient, two of Adam
 HALF = ('Amp', 'BFloat16')  # optimizer wrappers that keep half the bytes
+# Kinds of crops whose size is said: MMDetection's default, and the only one
+# elsewhere.
+ABSOLUTE = (None, 'absolute')
 # Of the free memory, what a batch that is proposed may take.
 SHARE = 0.6
 
@@ -99,25 +102,28 @@ def training_size(cfg: Config) -> tuple[int, int] | None:
         if part.get('size') is not None:
             return _pair(part['size'])
     for dataset in leaf_datasets(cfg.train_dataloader.dataset):
-        crops, scales = [], []
+        size = None
         for step in _steps(dataset.get('pipeline') or []):
             kind = str(step.get('type'))
-            if 'Crop' in kind:
-                crops += [step[k] for k in ('crop_size', 'scale')
-                          if step.get(k)][:1]
+            if 'Crop' in kind and step.get('crop_type') in ABSOLUTE:
+                found = step.get('crop_size') or step.get('scale')
+                size = found and _pair(found)
             elif 'Resize' in kind:
-                found = step.get('scales') or step.get('scale')
-                scales.append(found[len(found) // 2] if isinstance(
-                    found, list) and isinstance(found[0], (list, tuple))
-                    else found)
-        if crops:
-            return _pair(crops[-1])
-        scales = [s for s in scales if s]
-        if scales:
-            short, long = sorted(_pair(scales[-1]))
-            # Kept in proportion: photographs are about 4 to 3.
-            return short, min(long, short * 4 // 3)
+                size = _resized(step.get('scales') or step.get('scale'))
+        if size:
+            return size
     return None
+
+
+def _resized(scale: object) -> tuple[int, int] | None:
+    """Height and width, about, of what is resized in proportion."""
+    if isinstance(scale, (list, tuple)) and scale and isinstance(
+            scale[0], (list, tuple)):
+        scale = scale[len(scale) // 2]  # one of several
+    if not scale:
+        return None
+    short, long = sorted(_pair(scale))
+    return short, min(long, short * 4 // 3)  # as photographs are
 
 
 def _steps(pipeline: list) -> list[dict]:

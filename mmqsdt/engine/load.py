@@ -22,6 +22,7 @@ from ..utils.configs import find_config
 from ..utils.frameworks import check_framework, know_forks
 from ..utils.shipped import shipped_weights
 from .predict import Predictor, pil_pixels, read_picture
+from .quiet import quiet
 
 Picture = str | Path | np.ndarray | Image.Image
 
@@ -66,7 +67,8 @@ def load(config: str | Path | Config,
     know_forks()
     cfg = config if isinstance(config, Config) else Config.fromfile(
         find_config(name))
-    predictor = build_predictor(cfg, checkpoint, form, encoding, device)
+    with quiet():
+        predictor = build_predictor(cfg, checkpoint, form, encoding, device)
     return Model(cfg, predictor)
 
 

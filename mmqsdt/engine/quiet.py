@@ -30,7 +30,8 @@ READ = re.compile(r'(Epoch|Iter)\((train|val|test)\)|Saving checkpoint|'
 NOISE = re.compile(
     r'is the alias of|"FileClient" will be deprecated|The prefix is not set '
     r'in metric class|save_param_scheduler|not set in `?metainfo|'
-    r'Failed to search registry with scope|does not have a `?dataset_meta')
+    r'Failed to search registry with scope|The current default scope|'
+    r'does not have a `?dataset_meta')
 LOGGING = ('/logging/', '/mmengine/logging/')
 CHATTY = ('pycocotools.coco', 'pycocotools.cocoeval')
 
@@ -103,6 +104,10 @@ def quiet(verbose: bool = False) -> Iterator[None]:
         return
     show, chatty = warnings.showwarning, [
         module for module in map(_import, CHATTY) if module is not None]
+    # What is said before a runner has its own logger.
+    handlers = [h for h in MMLogger.get_current_instance().handlers
+                if not isinstance(h, logging.FileHandler)]
+    screen = Screen()
 
     def show_ours(message, category, filename, lineno, file=None, line=None):
         if filename.startswith(PACKAGE) or 'mmqsdt' in str(message):
@@ -113,10 +118,14 @@ def quiet(verbose: bool = False) -> Iterator[None]:
     warnings.showwarning = show_ours
     for module in chatty:
         module.print = lambda *words, **_: note(' '.join(map(str, words)))
+    for handler in handlers:
+        handler.addFilter(screen)
     try:
         yield
     finally:
         warnings.showwarning = show
+        for handler in handlers:
+            handler.removeFilter(screen)
         for module in chatty:
             del module.print
 

@@ -315,7 +315,7 @@ def size_lines(cfg: Config, side: int) -> list[str]:
 
 
 def fit_config(path: str | Path, cfg: Config, train: Part,
-               machine: Machine | None = None) -> Recipe:
+               machine: Machine | None = None) -> Recipe | None:
     """Add a recipe to a config that was written for a data set.
 
     Args:
@@ -323,7 +323,14 @@ def fit_config(path: str | Path, cfg: Config, train: Part,
         cfg (Config): It, as read.
         train (Part): Of the data.
         machine (Machine, optional): Default: this one.
+
+    Returns:
+        Recipe | None: None where the backbone is not one of ``ARCHS``: then
+        the config stays as it is.
     """
+    if maps_of(cfg.model.backbone) is None or cfg.model.backbone.get(
+            'arch', '15m') not in list(ARCHS):
+        return None
     machine = machine or Machine.here()
     known: dict[str, Cost] = {}
 

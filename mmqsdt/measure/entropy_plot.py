@@ -74,7 +74,8 @@ def _plot_potentials(axes, row: TensorDistribution) -> None:
         axes.stairs(
             np.where(count == c, share, 0.), edges, color=color, fill=True)
     axes.set_xlim(-3, 3)
-    axes.set_ylabel(row.tensor, rotation=0, fontweight='bold', labelpad=12)
+    axes.set_ylabel(f'{row.tensor}\nshare', rotation=0, fontweight='bold',
+                    labelpad=18)
     axes.set_yticks([])
     axes.spines[['top', 'right', 'left']].set_visible(False)
 

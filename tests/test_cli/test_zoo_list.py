@@ -168,6 +168,22 @@ def test_smoke_changes_data_and_classes_of_every_config(
     assert lengths.get('max_iters', ITERATIONS) == ITERATIONS
 
 
+def test_smoke_takes_the_data_of_a_config_if_they_are_there(workplace,
+                                                            monkeypatch):
+    monkeypatch.chdir(workplace)
+    cfg, before = (load('seg/qsdt_fpn_digits.py') for _ in range(2))
+    assert smoke(cfg, own_data=True) == (
+        'smoke: 4 iterations on 8 images of its own data; its scores mean '
+        'nothing')
+    assert cfg.model == before.model
+    assert cfg.train_dataloader.dataset.data_root == \
+        before.train_dataloader.dataset.data_root
+    assert len(cfg.train_dataloader.dataset.indices) == 8
+    assert cfg.train_cfg.max_iters == ITERATIONS
+    other = load('seg/qsdt_fpn_ade20k.py')  # its data are not there
+    assert 'digits images in place of' in smoke(other, own_data=True)
+
+
 def test_classification_sees_several_classes(workplace, monkeypatch):
     from mmengine.registry import DATASETS, init_default_scope
     monkeypatch.chdir(workplace)

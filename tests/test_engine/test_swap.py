@@ -1,17 +1,20 @@
 """Stock configs with the backbone put in by the tool: they fit, and train."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
 from test_configs import CONFIGS, load
 
 from mmqsdt.cli.smoke import set_classes
 from mmqsdt.engine.swap import choose_backbone, swap_config
 from mmqsdt.models import QSDTransformer
 from mmqsdt.models.channels import Maps, check_channels, maps_of
+from mmqsdt.utils.frameworks import know_forks
 
 HOME = Path(__file__).parents[2]
 DETR = ['model.encoder.num_layers=1', 'model.decoder.num_layers=1']
@@ -103,6 +106,21 @@ def test_a_swapped_detector_trains(stock, workplace, monkeypatch, capsys):
 def run(monkeypatch, tool: str, *args: str) -> None:
     monkeypatch.setattr(sys, 'argv', [tool, *args])
     runpy.run_path(str(HOME / 'tools' / tool), run_name='__main__')
+
+
+def test_what_the_page_swaps_is_trained():
+    page = (HOME / 'docs/swap.md').read_text()
+    assert set(re.findall(r'mmqsdt swap (\S+)', page)) == set(TRAINED)
+
+
+def test_bases_of_a_fork_are_found(tmp_path, monkeypatch):
+    """Of mmseg, whose package has another name than MMEngine knows."""
+    pytest.importorskip('mmseg')
+    monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
+    name = 'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py'
+    (tmp_path / 'my.py').write_text(f'_base_ = {name!r}')
+    know_forks()
+    assert Config.fromfile(tmp_path / 'my.py').model.neck.type == 'FPN'
 
 
 @pytest.mark.parametrize('strides, taps, last', [

@@ -692,9 +692,20 @@ def test_a_backbone_in_one_line():
     assert backbone.out_channels == tuple(x.shape[1] for x in outputs)
     assert backbone.out_strides == tuple(64 // x.shape[2] for x in outputs)
     neurons = [m for m in backbone.modules() if isinstance(m, mmqsdt.IELIF)]
-    assert neurons and all(hasattr(m, 'log_threshold') for m in neurons)
+    assert neurons and all(m.log_threshold is not None for m in neurons)
     published = mmqsdt.create_backbone(
         'tiny', neuron=dict(type='mmqsdt.IELIF'))
     assert published.out_channels == (16, 48, 96, 128)
-    assert not any(hasattr(m, 'log_threshold') for m in published.modules()
+    assert not any(m.log_threshold is not None for m in published.modules()
                    if isinstance(m, mmqsdt.IELIF))
+
+
+def test_levels_alone_make_a_neuron():
+    """As --cfg-options model.backbone.neuron.levels=8 does."""
+    backbone = QSDTransformer('tiny', neuron=dict(levels=8))
+    neurons = [m for m in backbone.modules() if isinstance(m, mmqsdt.IELIF)]
+    assert {m.levels for m in neurons} == {8}
+    named = QSDTransformer(
+        'tiny', neuron=dict(type='mmqsdt.IELIF', levels=8))
+    assert [m.amplitude for m in neurons] == [
+        m.amplitude for m in named.modules() if isinstance(m, mmqsdt.IELIF)]

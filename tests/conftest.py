@@ -5,19 +5,30 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
+from shared import forget_visualizers
 
 DATA = Path(__file__).parent / 'data'
+# The files that take longest, longest first: with several workers they are
+# begun first, so that none of them is left alone at the end.
+LONGEST = ('test_docs_commands.py', 'test_forms.py', 'test_zoo.py',
+           'test_geometry.py', 'test_distributed.py', 'test_tools.py')
 
 # Sums are then made in the same order on every machine's CPU count, and
 # parallel test workers do not fight for cores.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(autouse=True)
@@ -39,18 +50,13 @@ def fresh_visualizers() -> None:
     forget_visualizers()
 
 
-def forget_visualizers() -> None:
-    """Let the next runner build a visualizer, as one of a new process."""
-    for cls in (Visualizer, *Visualizer.__subclasses__()):
-        cls._instance_dict.clear()
-
-
 @pytest.fixture(autouse=True, scope='session')
-def unformatted_configs() -> Iterator[None]:
-    """Configs are written as Python, but not laid out by yapf.
+def quick_mmengine() -> Iterator[None]:
+    """Two things are left out that take longer than the trainings of tests.
 
-    A runner lays its config out five times, and again for each checkpoint,
-    which takes longer than most trainings of the tests.
+    A runner lays its config out by yapf, five times and for each checkpoint;
+    here it is written as it comes. A data set that is built collects garbage,
+    half a second long, for the sake of memory.
     """
     text = Config.pretty_text.fget
 
@@ -60,6 +66,7 @@ def unformatted_configs() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Config, 'pretty_text', property(unformatted))
+        patch.setattr(base_dataset, 'gc', SimpleNamespace(collect=int))
         yield
 
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
+from shared import forget_visualizers
 from test_data.small_data import MAKERS
 from torch.distributed.run import get_args_parser
 
@@ -250,8 +250,8 @@ class Reader:
         patch.setattr(tool, 'load_config',
                       lambda args: watched(shorten(load_config(args))),
                       raising=False)
-        for cls in (DefaultScope, Visualizer, *Visualizer.__subclasses__()):
-            cls._instance_dict.clear()
+        forget_visualizers()
+        DefaultScope._instance_dict.clear()
         threads, environment = torch.get_num_threads(), dict(os.environ)
         try:
             main()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared import run_tool
 
 ROOT = Path(__file__).parents[1]
 TASKS = {
@@ -37,12 +37,6 @@ LOADERS = [
 def workplace(copy_digits, tmp_path_factory) -> Path:
     """A folder with data/digits in it: four scenes and two."""
     return copy_digits(tmp_path_factory.mktemp('workplace'))
-
-
-def run_tool(monkeypatch, folder: Path, tool: str, *args: str) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
 
 
 def train(monkeypatch, folder, framework, work_dir, *options) -> None:

@@ -3,9 +3,7 @@
 import json
 import pickle
 import re
-import runpy
 import shlex
-import sys
 from argparse import ArgumentParser
 from functools import cache
 from pathlib import Path
@@ -19,6 +17,7 @@ import yaml
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import METRICS, DefaultScope
 from mmengine.structures import PixelData
+from shared import run_tool
 from test_configs import CONFIGS, ROOT, build, full_size, load
 from test_geometry import geometry_faults
 from torch import nn
@@ -307,12 +306,6 @@ def test_the_same_network_runs_on_the_digits(name):
 
 
 # Averaged weights
-
-
-def run_tool(monkeypatch, folder: Path, tool: str, *args) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(HOME / 'tools' / tool), run_name='__main__')
 
 
 def pictures(folder: Path, classes: int = 10) -> None:

@@ -4,8 +4,6 @@ import csv
 import json
 import pickle
 import re
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from shared import ARCH, run_tool
 from torch import nn
 
 import mmqsdt  # noqa: F401
@@ -25,7 +24,6 @@ CONFIGS = {
     'mmseg': ROOT / 'configs/seg/qsdt-published_fpn_digits.py'
 }
 # Small enough for seconds; the rest is as in the configs.
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 SMALL = {
     'mmpretrain': dict(head=dict(in_channels=16)),
     'mmdet': dict(neck=dict(in_channels=[8, 16, 16, 16]),
@@ -70,12 +68,6 @@ def small(workplace) -> Callable[[str], tuple[Path, Path]]:
         return config, checkpoint
 
     return small
-
-
-def run_tool(monkeypatch, folder: Path, tool: str, *args) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
 
 
 def scores(text: str) -> list[str]:

@@ -7,11 +7,11 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from networks import CONVERSIONS, as_if_trained
+from shared import ARCH
 from torch import nn
 
 import mmqsdt  # noqa: F401
 
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 WIDTH = 16
 CLASSES = 3
 NMS = dict(type='nms', iou_threshold=.7)

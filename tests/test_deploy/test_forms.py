@@ -1,8 +1,6 @@
 """Float, integer and spike form are one function, to the last spike."""
 
 import json
-import runpy
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from networks import CONVERSIONS, assert_equal_forms
+from shared import run_tool
 from torch import nn
 
 from mmqsdt.checkpoints.convert import convert_reference_checkpoint
@@ -290,11 +289,6 @@ def test_forms_by_name(build, inputs):
 # The tool.
 
 
-def run_tool(monkeypatch, tool, *args):
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
-
-
 CONFIG = ROOT / 'configs/cls/qsdt_digits.py'
 SHORT = [
     '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8'
@@ -311,13 +305,14 @@ def workplace(copy_digits, tmp_path, monkeypatch):
 
 def test_the_tool_gives_identical_scores_in_every_form(workplace, monkeypatch,
                                                        capsys):
-    run_tool(monkeypatch, 'train.py', CONFIG, '--work-dir', 'work', *SHORT)
+    run_tool(monkeypatch, workplace, 'train.py', CONFIG, '--work-dir',
+             'work', *SHORT)
     scores = {}
     for options in (*(['--inference', form] for form in FORMS),
                     ['--inference', 'spikes', '--encoding', 'bitwise']):
         capsys.readouterr()
-        run_tool(monkeypatch, 'test.py', CONFIG, 'work', '--work-dir',
-                 'tested', *options, *SHORT)
+        run_tool(monkeypatch, workplace, 'test.py', CONFIG, 'work',
+                 '--work-dir', 'tested', *options, *SHORT)
         printed = capsys.readouterr().out
         assert f'inference:  {options[1]}' in printed
         written, = Path('tested').glob('*/*.json')
@@ -330,7 +325,7 @@ def test_the_tool_gives_identical_scores_in_every_form(workplace, monkeypatch,
     assert len(first) == 2 and all(other == first for other in others)
 
 
-def test_the_tool_refuses_an_encoding_of_no_spikes(monkeypatch):
+def test_the_tool_refuses_an_encoding_of_no_spikes(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match='--inference spikes'):
-        run_tool(monkeypatch, 'test.py', CONFIG, 'none.pth', '--encoding',
-                 'bitwise')
+        run_tool(monkeypatch, tmp_path, 'test.py', CONFIG, 'none.pth',
+                 '--encoding', 'bitwise')

@@ -1,8 +1,8 @@
 """Training and testing with several processes.
 
-MMEngine forms the group of processes on accelerators. Where there is none it
-asks CUDA for a device all the same; here the processes of torchrun meet over
-gloo on CPUs.
+MMEngine forms the group of processes on accelerators. On a machine without
+one it asks CUDA for a device all the same. Here the processes of torchrun are
+joined over gloo, on CPUs.
 """
 
 import datetime
@@ -24,7 +24,7 @@ def join_processes(cfg: Config) -> None:
 
     Nothing is done where MMEngine does it: for one process, and on
     accelerators. A backend or model wrapper that the config names is kept,
-    but for NCCL, which has no CPU.
+    except NCCL, which does not run on CPUs.
 
     Args:
         cfg (Config): With ``launcher``; changed in place.
@@ -76,7 +76,7 @@ class LostWorkerError(RuntimeError):
 
 @contextmanager
 def name_lost_workers() -> Iterator[None]:
-    """One error for all that the end of a data loader's worker looks like.
+    """Raise one error for all that the loss of a worker looks like.
 
     Which one PyTorch raises depends on what the worker was doing: that the
     worker was killed, or that a connection or a shared file is gone.

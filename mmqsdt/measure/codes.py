@@ -1,4 +1,4 @@
-"""What quantised weights look like: their codes and step sizes."""
+"""Read the codes and step sizes of quantized weights."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class LayerCodes:
 
     @property
     def codes(self) -> range:
-        """All codes there are, qmin..qmax."""
+        """All possible codes, qmin..qmax."""
         return range(-2**(self.bits - 1), 2**(self.bits - 1))
 
     @property
@@ -41,11 +41,11 @@ class LayerCodes:
 
     @property
     def entropy(self) -> float:
-        """Of the codes, in bits, at most ``bits``."""
+        """Entropy of the codes in bits, at most ``bits``."""
         return entropy_bits(self.counts)
 
     def to_dict(self) -> dict:
-        """Plain data, the figures that follow from it included."""
+        """Return plain data, derived figures included."""
         return dict(
             layer=self.layer, bits=self.bits,
             codes=dict(zip(self.codes, self.counts)), unused=self.unused,
@@ -55,13 +55,13 @@ class LayerCodes:
 
 @torch.no_grad()
 def weight_codes(model: nn.Module) -> list[LayerCodes]:
-    """Codes and step sizes of every quantised layer of a model.
+    """Read codes and step sizes of every quantized layer of a model.
 
     Args:
         model (nn.Module): In float form.
 
     Raises:
-        ValueError: If no layer is quantised.
+        ValueError: If no layer is quantized.
     """
     found = []
     for name, layer in model.named_modules():
@@ -74,7 +74,7 @@ def weight_codes(model: nn.Module) -> list[LayerCodes]:
                                    minlength=2**layer.bits).tolist(),
                     layer.positive_step_size().tolist()))
     if not found:
-        raise ValueError('no layer of this model has quantised weights: it is '
+        raise ValueError('no layer of this model has quantized weights: it is '
                          'an ANN counterpart, or was built with '
                          'weight_bits=None')
     return found

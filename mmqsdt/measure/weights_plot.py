@@ -1,4 +1,4 @@
-"""Codes and step sizes of all layers in one picture."""
+"""Draw the codes and step sizes of all layers."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ LINE = COLORS[0]
 
 def plot_weights(layers: list[LayerCodes], name: str,
                  stem: str | Path) -> list[Path]:
-    """Draw, for each layer a column: shares of codes, entropy, step sizes.
+    """Draw a column for each layer: shares of codes, entropy, step sizes.
 
     Args:
         layers (list[LayerCodes]): Of :func:`weight_codes`.
@@ -55,7 +55,7 @@ def _draw_codes(axes, layers: list[LayerCodes]):
         first = layer.codes[0] - lowest
         share[first:first + len(layer.codes), column] = np.array(
             layer.counts) / sum(layer.counts)
-    # Roots of shares: rare codes differ visibly from unused ones.
+    # Square roots of shares, so that rare codes are visible.
     mesh = axes.imshow(
         share, origin='lower', aspect='auto', cmap='viridis',
         norm=PowerNorm(0.5, 0, np.nanmax(share)), interpolation='nearest',
@@ -104,7 +104,7 @@ def _draw_steps(axes, layers: list[LayerCodes]) -> None:
 
 
 def _draw_places(top, panels, layers: list[LayerCodes]) -> None:
-    """Lines between stages, and blocks; names of the stages above."""
+    """Draw lines between stages and blocks, and names of stages above."""
     stages = [stage_of(x.layer) for x in layers]
     places = [split_path(x.layer)[0] for x in layers]
     for i in range(1, len(layers)):

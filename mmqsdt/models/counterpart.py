@@ -6,6 +6,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..layers import LSQWeight, SpikingNeuron
+from ..utils.configs import parts
 
 COUNTERPART = dict(weight_bits=None, neuron=dict(type='ReLU'))
 
@@ -19,12 +20,8 @@ def counterpart_config(cfg: Config) -> Config:
             any depth.
     """
     cfg = deepcopy(cfg)
-
-    def visit(part: dict | list) -> None:
-        for value in part.values() if isinstance(part, dict) else part:
-            if isinstance(value, (dict, list, tuple)):
-                visit(value)
-        kind = str(part.get('type')) if isinstance(part, dict) else ''
+    for part in parts(cfg.model):
+        kind = str(part.get('type'))
         if kind.startswith(('mmqsdt.QSD', 'mmqsdt.Spike')):
             for key, value in COUNTERPART.items():  # update() would merge
                 part[key] = deepcopy(value)
@@ -33,8 +30,6 @@ def counterpart_config(cfg: Config) -> Config:
         elif kind in ('mmqsdt.IELIF', 'mmqsdt.LIF'):
             part.clear()
             part['type'] = 'ReLU'
-
-    visit(cfg.model)
     return cfg
 
 

@@ -1,4 +1,4 @@
-"""What all rooms may use: configs, frameworks, versions."""
+"""Helpers for all packages: configs, frameworks, versions, text."""
 
 from .build import build_model, load_batches
 from .configs import config_names, find_config, get_config_path, tool_command

@@ -1,4 +1,4 @@
-"""Text files, and errors, in one line."""
+"""Read text files, and describe errors in one line."""
 
 import json
 from pathlib import Path
@@ -37,6 +37,6 @@ def read_json(path: str | Path) -> object:
 
 
 def describe(error: BaseException) -> str:
-    """Kind and first line of an error."""
+    """Return the type and the first line of an error."""
     text = str(error).strip().split('\n')[0]
     return f'{type(error).__name__}: {text}'[:300]

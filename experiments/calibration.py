@@ -20,7 +20,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmqsdt.checkpoints.atomic import write_atomically
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.models.counterpart import counterpart_config
 from mmqsdt.utils.configs import find_config, parts
 from mmqsdt.utils.frameworks import check_framework
@@ -38,9 +38,7 @@ SHARE, RATE = 0.1, 0.25
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         '--tasks', nargs='+', choices=TASKS, default=list(TASKS),
         help='default: all three')

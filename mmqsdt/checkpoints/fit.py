@@ -11,8 +11,9 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..layers.lsq import LSQWeight
+from ..utils.shipped import resolve_weights
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
-from .packing import is_packed, load_packed
+from .packing import is_packed, load_packed, unpacked
 from .read import (
     check_finite,
     find_state_dict,
@@ -78,7 +79,8 @@ def load_pretrained(module: nn.Module,
         ValueError: If no key matches, shapes differ, or a weight is not
             finite.
     """
-    content = read_checkpoint(path)
+    path = resolve_weights(path)
+    content = unpacked(path) if is_packed(path) else read_checkpoint(path)
     state_dict, widths = find_state_dict(content, path), saved_widths(content)
     if is_reference_checkpoint(state_dict):
         state_dict = convert_reference_checkpoint(state_dict)
@@ -144,6 +146,7 @@ def load_for_test(model: nn.Module, path: str) -> None:
     """
     while isinstance(getattr(model, 'module', None), nn.Module):
         model = model.module
+    path = resolve_weights(path)
     if is_packed(path):
         load_packed(model, path)
         return

@@ -13,7 +13,9 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import load_from_local as load_unsafely
 from torch import nn
 
+from ..utils.shipped import SCHEME, resolve_weights
 from .fit import first_fault, fit
+from .packing import is_packed, unpacked
 from .read import (
     check_finite,
     find_state_dict,
@@ -32,15 +34,24 @@ UNSAFE_CLASSES = getattr(mmengine_checkpoint, 'get_torch_safe_globals', None)
 def load_from_local(filename: str, map_location: object = None) -> object:
     """Load a local file as mmengine does, without its unsafe second try.
 
+    Packed weights, too, and those that ship, ``mmqsdt://NAME``.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or asks to execute code.
     """
-    content = read_checkpoint(os.path.expanduser(filename), map_location)
+    filename = os.path.expanduser(resolve_weights(filename))
+    if is_packed(filename):
+        return unpacked(filename)
+    content = read_checkpoint(filename, map_location)
     if isinstance(content, dict) and isinstance(content.get('meta'), dict):
         # Runner.resume would execute 'config' as Python. Runners write 'cfg'.
         content['meta'].pop('config', None)
     return content
+
+
+# Known as soon as a class of mmqsdt is built, whoever's tool it is.
+CheckpointLoader.register_scheme(SCHEME, load_from_local, force=True)
 
 
 def guard_loading(unsafe: bool = False) -> None:
@@ -141,6 +152,7 @@ def find_checkpoint(path: str) -> str:
             raise FileNotFoundError(f'no checkpoint in {path}: nothing was '
                                     'trained there yet')
         return found[0]
+    path = resolve_weights(path)
     if '://' not in path and not Path(path).is_file():
         raise FileNotFoundError(f'no checkpoint at {path}')
     return path
@@ -231,7 +243,7 @@ def check_fits(model: nn.Module, cfg: Config) -> None:
         ValueError: If the file is damaged, if nothing matches, or, to resume,
             if any key or shape differs.
     """
-    path = cfg.get('load_from')
+    path = resolve_weights(cfg.get('load_from') or '')
     if not path or '://' in path:
         return
     content = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')

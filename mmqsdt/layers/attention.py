@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .ie_lif import IELIF, build_neuron
+from .ie_lif import DEFAULT_NEURON, IELIF, build_neuron
 from .rep_conv import RepConv
 
 
@@ -35,7 +35,7 @@ def attention_neuron(neuron: dict) -> dict:
 
     As published, an IE-LIF of fixed amplitude has twice the amplitude there.
     """
-    kind = neuron['type']
+    kind = neuron.get('type', DEFAULT_NEURON)
     if isinstance(kind, str):
         kind = MODELS.get(kind)
     if not (isinstance(kind, type) and issubclass(kind, IELIF)):

@@ -329,13 +329,18 @@ class IELIF(SpikingNeuron):
                 f'time_steps={self.time_steps}, rounding={self.rounding}')
 
 
+DEFAULT_NEURON = 'mmqsdt.IELIF'
+
+
 def build_neuron(cfg: dict, time_steps: int = 1) -> nn.Module:
     """Build a neuron, or an activation such as ``dict(type='ReLU')``.
 
     Args:
-        cfg (dict): Config of any registered activation or neuron.
+        cfg (dict): Config of any registered activation or neuron; without a
+            type, of IE-LIF: ``dict(levels=8)``.
         time_steps (int): T, given to neurons; activations keep no time.
     """
+    cfg = dict(dict(type=DEFAULT_NEURON), **cfg)
     cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) \
         else cfg['type']
     if cls is None:

@@ -12,13 +12,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
+from ..finder import NAME, OperatorFinder, find_operators
 from . import boxes, deformable, losses, rare, regions
-
-NAME = 'mmcv._ext'
 
 
 def install() -> bool:
@@ -27,16 +27,22 @@ def install() -> bool:
     Returns:
         bool: Whether the stand-in is in use.
     """
-    if NAME in sys.modules:
-        return isinstance(sys.modules[NAME], StandIn)
-    if find_spec(NAME) is not None:
-        return False
-    sys.modules[NAME] = StandIn(NAME)
+    if NAME not in sys.modules:
+        spec = find_spec(NAME)
+        if spec is not None and not isinstance(spec.loader, OperatorFinder):
+            return False
+        find_operators()
+        import_module(NAME)
+    return isinstance(sys.modules[NAME], StandIn)
+
+
+def make_stand_in() -> ModuleType:
+    """Make the module, announced in one line."""
     if os.environ.get('RANK', '0') == '0':
         logging.getLogger('mmqsdt').warning(
             'mmcv has no compiled operators; mmqsdt uses torchvision and '
             'PyTorch instead')
-    return True
+    return StandIn(NAME)
 
 
 class StandIn(ModuleType):

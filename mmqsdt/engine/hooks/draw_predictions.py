@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...data.classes import drawn_meta
 from ...registry import HOOKS
+from ..drawing import use_our_drawing
 
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff',
                   '.webp', '.JPEG', '.JPG', '.PNG')
@@ -53,6 +54,7 @@ class DrawPredictionsHook(Hook):
         self.drawn = 0
         runner.visualizer.dataset_meta = drawn_meta(
             runner.test_dataloader.dataset.metainfo)
+        use_our_drawing(runner.visualizer)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None,
                         outputs=None) -> None:

@@ -298,6 +298,16 @@ class QSDTransformer(BaseModule):
         self.stages = nn.ModuleList(stages)
         self._freeze()
 
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Return the channels of its maps, by ``out_indices``."""
+        return tuple(self.channels[i] for i in self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Return the strides of its maps in pixels, by ``out_indices``."""
+        return tuple(self.strides[i] for i in self.out_indices)
+
     def fold_time(self, x: Tensor) -> Tensor:
         """Bring an image, or frames over time, to (T*B, in_channels, H, W)."""
         t = self.time_steps
@@ -358,3 +368,34 @@ class QSDTransformer(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+
+def create_backbone(arch: str | dict = '15m',
+                    out_indices: tuple[int, ...] = (1, 2, 3, 4),
+                    **settings) -> QSDTransformer:
+    """Create a backbone to train, in plain PyTorch.
+
+    Unlike the class, whose default neuron is the published one, it has
+    neurons with a learned threshold, and its weights are initialised or, with
+    an ``init_cfg``, loaded.
+
+    Args:
+        arch (str | dict): See :class:`QSDTransformer`. Defaults to '15m'.
+        out_indices (Sequence[int]): Taps to return, 0..4; see
+            ``.out_channels`` and ``.out_strides`` of the result.
+            Defaults to (1, 2, 3, 4).
+        **settings: Others of :class:`QSDTransformer`.
+
+    Example::
+
+        >>> backbone = mmqsdt.create_backbone('15m', out_indices=(2, 4))
+        >>> backbone.out_channels, backbone.out_strides
+        ((128, 360), (8, 16))
+    """
+    settings.setdefault(
+        'neuron', dict(type='mmqsdt.IELIF', threshold='learned'))
+    backbone = QSDTransformer(arch, out_indices=out_indices, **settings)
+    if backbone.init_cfg:
+        backbone.init_weights()
+    settle_step_sizes(backbone)
+    return backbone

@@ -127,14 +127,14 @@ def publish(cfg: Config,
 
 
 def read_meta(checkpoint: str) -> dict:
-    """What a checkpoint says of its training: epoch, iter; {} if nothing."""
+    """Return a checkpoint's epoch and iter; {} if it has none."""
     content = read_checkpoint(checkpoint)
     meta = content.get('meta') if isinstance(content, dict) else None
     return meta if isinstance(meta, dict) else {}
 
 
 def cleaned(cfg: Config) -> Config:
-    """A copy without what belongs to a run and its machine."""
+    """Copy a config without what belongs to one run and its machine."""
     content = cfg.to_dict()
     for entry in RUN_ENTRIES:
         content.pop(entry, None)
@@ -183,7 +183,7 @@ def describe_scores(path: str | None) -> str:
 
 def write_card(cfg: Config, model: nn.Module, meta: dict,
                **entries: str) -> str:
-    """The model card.
+    """Write the model card.
 
     Args:
         cfg (Config): Config of the model.

@@ -202,7 +202,7 @@ def add_entropy(commands) -> None:
 
 
 def load_model(cfg: Config, checkpoint: str) -> nn.Module:
-    """The trained model of a config, in eval mode."""
+    """Load the trained model of a config, in eval mode."""
     check_framework(cfg)
     model = build_model(cfg)
     load_for_test(model, find_checkpoint(checkpoint))
@@ -314,7 +314,7 @@ def draw_gradients(args: argparse.Namespace) -> None:
 
 
 def initialized(cfg: Config) -> nn.Module:
-    """The model of a config, its weights as a training starts with."""
+    """Build the model of a config, with its initial weights."""
     model = build_model(cfg)
     logging.disable(logging.INFO)  # a line for every parameter
     model.init_weights()

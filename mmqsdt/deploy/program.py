@@ -129,7 +129,7 @@ class Program:
     # Layers.
 
     def _read(self, path: str, layer: nn.Module) -> WeightLayer:
-        """What a layer reads, and what alone reads it."""
+        """Return what a layer reads, and what alone reads it."""
         made = self.calls.get(layer, [])
         entry = WeightLayer(layer, name=path,
                             inputs=[value.sources[0] for value in made])
@@ -154,8 +154,7 @@ class Program:
         return entry
 
     def _sole_reader(self, made: list[Value]) -> nn.Module | None:
-        """The module that reads these values, if they are read by no other
-        and it reads no other."""
+        """Return the module that alone reads these values, and no others."""
         readers = []
         for value in made:
             if value.hidden or len(value.readers) != 1:
@@ -185,7 +184,7 @@ class Program:
         return self.reason(values[0])
 
     def reason(self, value: Value) -> str:
-        """What made a value real: where spikes ended, if they were near."""
+        """Find what made a value real: where spikes ended, if near."""
         near = [value]
         for each in near:  # grows
             real = [s for s in each.sources if s.spikes is None]
@@ -294,7 +293,7 @@ class Program:
         return '\n'.join(lines)
 
     def _tell(self, value: Value, lines: list[str], depth: int) -> None:
-        """A value and what it was made of, down to neurons and layers."""
+        """Add a value and its origins, down to neurons and layers."""
         name = self.paths[value.module] if value.module else value.scope
         text = f'{"  " * depth}{value.step}'
         text += (f' {name}' if value.module else f' in {name}') if name else ''

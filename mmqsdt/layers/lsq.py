@@ -47,7 +47,7 @@ def round_to_codes(weight: Tensor, step: Tensor, qmin: int,
 
 
 def smallest_step(step: Tensor) -> Tensor:
-    """The bound of step sizes that nobody gave one."""
+    """Return the default bound of step sizes."""
     return torch.minimum(MIN_STEP_SHARE * step.mean(), step.min())
 
 
@@ -165,7 +165,7 @@ class LSQWeight:
         self.min_step.copy_(smallest_step(step))
 
     def positive_step_size(self) -> Tensor:
-        """The step size in use, (out_channels,), never below its minimum.
+        """Return the step size in use, (out_channels,), at least its minimum.
 
         Without a gradient.
         """
@@ -255,7 +255,7 @@ class LSQWeight:
 
     @torch.no_grad()
     def integer_weight(self) -> Tensor:
-        """The codes, int8, of the weight's shape.
+        """Return the codes, int8, of the weight's shape.
 
         Raises:
             ValueError: If the layer is float (bits=None).

@@ -30,7 +30,7 @@ def open_session(path: str | Path,
                  threads: int | None = None,
                  optimized: str | Path | None = None
                  ) -> onnxruntime.InferenceSession:
-    """A session on the processor.
+    """Open a session on the processor.
 
     Args:
         path (str | Path): An ONNX file.

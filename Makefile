@@ -19,7 +19,7 @@ $(VENV)/.installed: requirements.txt setup.py
 	touch $@
 
 test: install
-	$(PY) -m pytest -n 2 --dist loadfile -q
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 # Faults, hostile files, processes, soak, fuzzing: at most 30 minutes on two
 # cores; a slower machine gets fewer of each, and the table says so.

@@ -21,7 +21,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
+from shared import forget_visualizers
 from test_data.small_data import MAKERS
 from torch.distributed.run import get_args_parser
 
@@ -67,6 +67,7 @@ WORDS = {
 SMALLER = {
     'tools/prepare_data.py digits': '--num-train 4 --num-val 3',
     'tools/benchmark.py': '--rounds 1 --warmup 0 --sizes 32 --batches 1',
+    'tools/compare_forms.py': '--images 2',
     'tools/distill_cost.py':
     '--rounds 1 --warmup 0 --sizes 32 64 --batch 1',
 }
@@ -249,8 +250,7 @@ class Reader:
         patch.setattr(tool, 'load_config',
                       lambda args: watched(shorten(load_config(args))),
                       raising=False)
-        for cls in (Visualizer, *Visualizer.__subclasses__()):
-            cls._instance_dict.clear()
+        forget_visualizers()
         DefaultScope._instance_dict.clear()
         threads, environment = torch.get_num_threads(), dict(os.environ)
         try:
@@ -293,8 +293,18 @@ def reader(tmp_path_factory) -> Iterator[Reader]:
     with pytest.MonkeyPatch.context() as patch:
         for command in DEMOS:
             reader.enter(command)
+        leave_few(folder / 'data/digits/cls')
         put_data(folder, patch)
         yield reader
+
+
+def leave_few(folder: Path) -> None:
+    """Three pictures of each digit, and what a page names."""
+    named = ' '.join(page.read_text() for page in PAGES)
+    for digit in folder.glob('*/*'):
+        for picture in sorted(digit.iterdir())[3:]:
+            if picture.relative_to(folder).as_posix() not in named:
+                picture.unlink()
 
 
 def put_data(folder: Path, patch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 # checkpoints, because a backbone loads what its init_cfg names. The package
 # itself (__init__, __main__) stands above all.
 FLOORS = (
-    {'compat', 'registry', 'utils', 'version'},
-    {'layers'},
+    {'registry', 'utils', 'version'},
+    {'compat', 'layers'},
     {'checkpoints'},
     {'models'},
     {'data', 'deploy', 'distill'},

@@ -585,7 +585,7 @@ def test_pretrained_checkpoint_without_a_match_is_an_error(
     path = tmp_path / 'other.pth'
     torch.save(dict(state_dict={'layer1.weight': torch.rand(2)}), path)
     model = build_model(framework, path)
-    with pytest.raises(ValueError, match='no key .* matches QSDTransformer'):
+    with pytest.raises(ValueError, match='not of QSDTransformer: no key'):
         model.init_weights()
 
 

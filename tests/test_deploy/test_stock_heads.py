@@ -9,7 +9,7 @@ import torch
 from mmcv.cnn import ConvModule
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
-from networks import as_if_trained, assert_equal_forms
+from networks import as_if_trained, assert_equal_forms, assert_written
 
 from mmqsdt.deploy import (
     compare_forms,
@@ -181,3 +181,13 @@ def test_their_forms_are_equal(name, form, build):
 def test_their_fast_forms_are_equal(name, build):
     model, data, _ = build(name, torch.float32)
     assert_equal_forms(model, to_fast(model), dict(data, mode='tensor'))
+
+
+# FCOS has outputs, UPerNet pools of which there is no translation.
+@pytest.mark.parametrize('name', ['retina', 'mask_rcnn'])
+def test_their_graphs_are_equal(name, build):
+    onnx = pytest.importorskip('mmqsdt.deploy.onnx_graph')
+    model, data, _ = build(name, torch.float32)
+    report = onnx.compare_onnx(model, data['inputs'])
+    assert report.elements > 10000
+    assert_written(report)

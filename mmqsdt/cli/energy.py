@@ -21,13 +21,11 @@ from ..measure.energy_table import print_report
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
@@ -38,7 +36,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--images', type=int, default=32, help='how many; default: 32')
     parser.add_argument(
-        '--work-dir', help='where energy.json, .csv and .png go; '
+        '--out', '--work-dir', dest='work_dir',
+        help='where energy.json, .csv and .png go; '
         'default: work_dirs/<config name>')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,

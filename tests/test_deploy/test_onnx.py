@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from networks import FLOAT32
 from networks import assert_written as assert_equal
+from shared import ARCH
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -45,7 +46,6 @@ from mmqsdt.deploy.onnx_graph.requantize import (  # noqa: E402
 from mmqsdt.deploy.onnx_graph.runtime import compare  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 SIDES = dict(cls=32, det=64, seg=64)
 RELU = dict(weight_bits=None, neuron=dict(type='ReLU'))
 

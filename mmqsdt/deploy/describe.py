@@ -1,5 +1,6 @@
 """What every layer of a model reads, and from where."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -34,7 +35,13 @@ class LayerDescription:
 
 
 class Description(list):
-    """A list of :class:`LayerDescription` that prints as a table."""
+    """A list of :class:`LayerDescription` that prints as a table.
+
+    Attributes:
+        notes (list[str]): What there is to say of the whole.
+    """
+
+    notes: Sequence[str] = ()
 
     def __str__(self) -> str:
         names = max((len(d.name) for d in self), default=5)
@@ -49,6 +56,7 @@ class Description(list):
         spikes = sum(d.reads == 'spike' for d in self)
         lines.append(f'{spikes} layers read spikes, {len(self) - spikes} '
                      'read real values')
+        lines += self.notes
         return '\n'.join(lines)
 
 
@@ -67,7 +75,7 @@ def describe(model: nn.Module, inputs=None) -> Description:
     """List every layer of a model, in any form, by what it reads.
 
     A float model runs once, and every value in it is followed from the
-    neurons on; see ``mmqsdt.deploy.flow.OPERATIONS`` for what keeps spikes
+    neurons on; see ``mmqsdt.deploy.operations.TABLE`` for what keeps spikes
     spikes. A layer that did not run, such as one that only a training
     needs, counts as reading real values. Products of spikes that are no
     layers, as in attention, have a row of their own.
@@ -121,7 +129,10 @@ def describe_program(program: Program) -> Description:
             at = [r.name for r in rows].index(before) + 1 if before else 0
             rows.insert(at, row)
         before = name
-    return Description(rows)
+    description = Description(rows)
+    if program.branches:
+        description.notes = [program.told_branches()]
+    return description
 
 
 def describe_layer(entry: WeightLayer, program: Program) -> LayerDescription:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .flow import Tracer, tensors
+from .flow import Tracer
 from .fold import FoldedLayer
-from .operations import Product, Spikes
+from .operations import Product, Spikes, tensors
 from .spikes import (
     SlotAttention,
     SlotNeuron,

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..layers import IELIF, LSQWeight
-from ..models.counterpart import counterpart_config
+from ..models.counterpart import check_counterpart, counterpart_config
 from ..utils.tables import new_table, print_table
 from .firing import FiringRate
 from .record import listening
@@ -157,12 +157,16 @@ def compare_with_counterpart(
 
     Returns:
         tuple: The report of the model, that of the counterpart.
+
+    Raises:
+        ValueError: If a spiking neuron is left in the counterpart.
     """
-    reports = []
+    models = []
     for config in (cfg, counterpart_config(cfg)):
         torch.manual_seed(seed)
-        reports.append(measure_gradients(build(config), batch, seed))
-    return tuple(reports)
+        models.append(build(config))
+    check_counterpart(models[1])
+    return tuple(measure_gradients(m, batch, seed) for m in models)
 
 
 def find_faults(report: GradientReport, ann: GradientReport,

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..deploy.flow import Tracer, tensors
-from ..deploy.operations import Product, Spikes
+from ..deploy.flow import Tracer
+from ..deploy.operations import Product, Spikes, tensors
 from .firing import FiringRate
 
 

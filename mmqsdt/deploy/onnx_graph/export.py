@@ -1,7 +1,6 @@
 """A trained model as an ONNX file."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from ...version import __version__
 from ..forms import check_convertible
 from .graph import Graph, Value
 from .layers import Counts
-from .modules import Writer, check_neurons, translate, upsample
+from .modules import Lowering, check_neurons, trace_outputs
 from .networks import (
     PARTS,
     network_outputs,
@@ -134,7 +133,7 @@ def build(model: nn.Module, options: Options,
         batch, size = 1, options.size
 
     def outputs_of(model: nn.Module, images: Value) -> dict[str, Value]:
-        if options.normalise:
+        if options.normalise and isinstance(images, Value):
             images = normalised(model, images)
         return network_outputs(model, images, options.part)
 
@@ -149,8 +148,9 @@ def build_region_head(head: nn.Module, channels: int, size: int,
                       options: Options,
                       metadata: dict[str, str] | None = None
                       ) -> onnx.ModelProto:
-    """Write the graph of a head on regions (R, channels, size, size)."""
-    outputs, counts = run(region_outputs, head, channels, options, 'regions')
+    """The graph of a head that reads regions (R, channels, size, size)."""
+    outputs, counts = run(region_outputs, head, channels, options, 'regions',
+                          size)
     facts = dict(input='what RoIAlign cuts from the maps feat0, ...',
                  output=region_fact(head))
     shape = 'number', channels, size, size
@@ -160,21 +160,16 @@ def build_region_head(head: nn.Module, channels: int, size: int,
 
 def run(outputs_of: Callable[[nn.Module, Value], dict[str, Value]],
         model: nn.Module, channels: int, options: Options,
-        name: str = 'images'
+        name: str = 'images', side: int | None = None
         ) -> tuple[dict[str, Value], dict[str, list[Value]]]:
     """Write what a model does: its outputs, the counts of its neurons."""
-    if 'mmseg' in sys.modules:
-        from mmseg.models.utils import Upsample
-        translate.register(Upsample, lambda module: upsample)
-    graph = None
-    for _ in range(2):  # a draft first: who reads what
-        graph = Graph(graph)
-        writer = Writer(graph, options.form, options.size)
-        with torch.no_grad():
-            outputs = outputs_of(
-                writer.prepared(model), Value(graph, name, channels))
-            outputs = {name: x.real() for name, x in outputs.items()}
-    return outputs, writer.counts
+    program, graph = trace_outputs(model, outputs_of, channels, side), Graph()
+    lowering = Lowering(program, graph, options.form, options.size)
+    with torch.no_grad():
+        outputs = outputs_of(
+            lowering.lowered(model), Value(graph, name, channels))
+        outputs = {name: x.real() for name, x in outputs.items()}
+    return outputs, graph.counts
 
 
 def normalised(model: nn.Module, images: Value) -> Value:

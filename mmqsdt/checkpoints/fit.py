@@ -3,7 +3,7 @@
 from mmengine.logging import print_log
 from torch import nn
 
-from ..layers.lsq import LSQWeight
+from ..layers.lsq import Bits, LSQWeight, width_name
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
 from .packing import is_packed, load_packed
 from .read import (
@@ -86,13 +86,13 @@ def load_pretrained(module: nn.Module,
     print_log(message, logger='current')
 
 
-def other_widths(module: nn.Module, widths: dict[str, int],
+def other_widths(module: nn.Module, widths: dict[str, Bits],
                  prefix: str = '') -> list[str]:
     """Quantized layers whose checkpoint was saved with other bits.
 
     Args:
         module (nn.Module): To load into.
-        widths (dict[str, int]): See :func:`saved_widths`.
+        widths (dict[str, int | str]): See :func:`saved_widths`.
         prefix (str): What its layers' names have there besides.
             Defaults to ''.
     """
@@ -127,7 +127,7 @@ def load_for_test(model: nn.Module, path: str) -> None:
     if others:
         bits = model.get_submodule(others[0]).bits
         raise ValueError(
-            f'{path} was saved with {widths[others[0]]} bits of '
+            f'{path} was saved with {width_name(widths[others[0]])} of '
             f'{others[0]}.weight, the config says {bits or "float weights"}: '
             'take the weight_bits that it was trained with')
     missing = [k for k in own if k not in state_dict]

@@ -13,6 +13,8 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+from ..layers.lsq import Bits
+
 STATE_DICTS = ('state_dict', 'model')  # keys, ours and the authors'
 
 
@@ -165,7 +167,7 @@ def find_state_dict(content: object, path: str,
     return tensors
 
 
-def saved_widths(content: object) -> dict[str, int]:
+def saved_widths(content: object) -> dict[str, Bits]:
     """Layers of a checkpoint and the bits of their weights, where it says so.
 
     Args:
@@ -176,9 +178,10 @@ def saved_widths(content: object) -> dict[str, int]:
             content = content[key]
             break
     notes = getattr(content, '_metadata', None)
+    notes = notes if isinstance(notes, dict) else {}
     return {name: note['bits'] for name, note in notes.items()
-            if isinstance(note, dict) and isinstance(note.get('bits'), int)
-            } if isinstance(notes, dict) else {}
+            if isinstance(note, dict)
+            and isinstance(note.get('bits'), (int, str))}
 
 
 def safe_checkpoint_classes() -> list:

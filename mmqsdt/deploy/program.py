@@ -25,6 +25,7 @@ ELEMENT_BY_ELEMENT = {'clone', 'contiguous', 'detach', 'double', 'float',
                       'half', 'relu', 'to'}
 # Modules whose convs and linear layers compute what their name says.
 TRUSTED = ('torch.nn.', 'mmcv.cnn.', 'mmqsdt.layers.')
+OWN_FORWARD = 'it has a forward of its own'
 
 
 @dataclass(eq=False)
@@ -66,7 +67,7 @@ class WeightLayer:
         return neurons[0] if len(neurons) == 1 else None
 
     @property
-    def bits(self) -> int | None:
+    def bits(self) -> int | str | None:
         """Of its weights; None for float ones."""
         return getattr(self.layer, 'bits', None)
 
@@ -135,7 +136,7 @@ class Program:
                             inputs=[value.sources[0] for value in made])
         owner = next(c for c in type(layer).__mro__ if 'forward' in vars(c))
         if not f'{owner.__module__}.'.startswith(TRUSTED):
-            entry.obstacle = 'it has a forward of its own'
+            entry.obstacle = OWN_FORWARD
         elif layer in self.lenders:
             entry.obstacle = 'its weights are read elsewhere too'
         if made:

@@ -46,7 +46,7 @@ NEURONS = dict(
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('time_steps', [1, 2])
-@pytest.mark.parametrize('weight_bits', [2, 3, 4, 8])
+@pytest.mark.parametrize('weight_bits', [1, 'ternary', 2, 3, 4, 8])
 def test_classifiers(weight_bits, time_steps, dtype, build, inputs, convert):
     model = build('cls', weight_bits, time_steps=time_steps).to(dtype)
     assert_equal_forms(model, convert(model), inputs('cls', dtype))
@@ -54,7 +54,7 @@ def test_classifiers(weight_bits, time_steps, dtype, build, inputs, convert):
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('weight_bits, time_steps', [(2, 2), (3, 1), (4, 1),
-                                                     (8, 2)])
+                                                     ('ternary', 1), (8, 2)])
 @pytest.mark.parametrize('task', ['det', 'seg'])
 def test_detectors_and_segmenters(task, weight_bits, time_steps, dtype, build,
                                   inputs, convert):

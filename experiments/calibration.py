@@ -20,7 +20,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmqsdt.checkpoints.atomic import write_atomically
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.models.counterpart import counterpart_config
 from mmqsdt.utils.configs import find_config
 from mmqsdt.utils.frameworks import check_framework
@@ -38,9 +38,7 @@ SHARE, RATE = 0.1, 0.25
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         '--tasks', nargs='+', choices=TASKS, default=list(TASKS),
         help='default: all three')
@@ -57,7 +55,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def with_setting(cfg: Config, bits: int, levels: int) -> Config:
-    """The config with these weights and neurons, wherever it has such."""
+    """Set these weights and neurons wherever the config has any."""
     cfg = deepcopy(cfg)
 
     def visit(part: dict | list) -> None:
@@ -74,7 +72,7 @@ def with_setting(cfg: Config, bits: int, levels: int) -> Config:
 
 
 def shortened(cfg: Config) -> Config:
-    """The config with a tenth of its iterations, warm-up and decay in it."""
+    """Shorten the config's schedule to a tenth, warm-up and decay included."""
     cfg = deepcopy(cfg)
     length = cfg.train_cfg.get('max_iters')
     if length is None:
@@ -184,7 +182,7 @@ def run_task(task: str, runs: Runs, folder: Path) -> None:
 
 
 def table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The table, in Markdown: a line for each metric and setting."""
+    """Make the table, in Markdown: a line for each metric and setting."""
     lines = ['| score | weights | D | ANN | calibrated alone | after a tenth '
              'of the training |', '|---|---|---|---|---|---|']
     for task in (task for task in TASKS if task in scores):

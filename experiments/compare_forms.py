@@ -21,7 +21,7 @@ from mmqsdt.checkpoints.fit import load_for_test
 from mmqsdt.checkpoints.packing import pack
 from mmqsdt.checkpoints.resume import find_checkpoint
 from mmqsdt.cli.common import add_common_arguments, load_config, use_double
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.data.sources import check_data
 from mmqsdt.deploy import compare_forms, to_form
 from mmqsdt.utils.build import load_batches
@@ -218,9 +218,7 @@ def formatted(scores: dict[str, float]) -> list[str]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='checkpoint, packed weights or '
                         'work dir')

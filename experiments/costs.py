@@ -86,8 +86,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def with_setting(cfg: Config, setting: Setting) -> Config:
-    """The config with these weights, neurons and steps, wherever it has such.
-    """
+    """Give the config these weights, neurons and steps, where it has such."""
     cfg = deepcopy(cfg)
 
     def visit(part: object) -> None:
@@ -107,7 +106,7 @@ def with_setting(cfg: Config, setting: Setting) -> Config:
 
 
 def shortened(cfg: Config, epochs: int | None) -> Config:
-    """The config with fewer epochs, if it is a trial."""
+    """Give the config fewer epochs, if it is a trial."""
     if epochs:
         cfg.train_cfg.max_epochs = cfg.train_cfg.val_interval = epochs
     return cfg
@@ -140,8 +139,7 @@ def measure(cfg: Config, checkpoint: str) -> dict[str, float]:
 
 @torch.no_grad()
 def prediction_seconds(model: nn.Module, batch: dict) -> float:
-    """Processor time of one image on integer kernels, one thread; a median.
-    """
+    """Measure one image on integer kernels, one thread; a median."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     batch = {name: values[:1] for name, values in batch.items()}

@@ -45,6 +45,12 @@ def import_framework_class(name: str) -> type:
     return getattr(import_module(module), name)
 
 
+def __getattr__(name: str) -> type:
+    if name in FRAMEWORK_CLASSES:
+        return import_framework_class(name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
 class LazyRegistry(Registry):
     """A registry that imports framework-bound classes on first use."""
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 
 def read(path: str, facts: dict) -> np.ndarray:
-    """A picture as the model was tested on it, (1, C, H, W)."""
+    """Read a picture as the model was tested on it, (1, C, H, W)."""
     picture = ImageOps.exif_transpose(Image.open(path)).convert(
         'L' if facts['channels'] == 'gray' else 'RGB')
     for step in json.loads(facts.get('steps', '[]')):

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 
 def read(path: str, facts: dict) -> tuple[np.ndarray, tuple, tuple]:
-    """A picture as the model was tested on it.
+    """Read a picture as the model was tested on it.
 
     Returns its size there (width, height), and how much larger it is than
     in the file along both axes, too.

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 
 def read(path: str, facts: dict) -> tuple[np.ndarray, tuple[int, int]]:
-    """A picture as the model was tested on it, and its height and width."""
+    """Read a picture as the model was tested on it; its height and width."""
     picture = ImageOps.exif_transpose(Image.open(path)).convert(
         'L' if facts['channels'] == 'gray' else 'RGB')
     width, height = picture.size

@@ -26,6 +26,7 @@ import hashlib
 import json
 import math
 import zlib
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -348,6 +349,27 @@ def _codes(name: str, layer: object, tensors: dict[str, Tensor]) -> Tensor:
         raise ValueError(f'layer {name} has {len(data)} bytes of codes, its '
                          f'shape {shape} takes {size}')
     return unpack_codes(data, bits, tuple(shape))
+
+
+def unpacked(path: str) -> dict:
+    """Read a packed file as a checkpoint, its codes as float weights.
+
+    Args:
+        path (str): See :func:`read_packed`.
+
+    Returns:
+        dict: With a ``state_dict`` that notes the bits of each layer.
+    """
+    tensors, metadata = read_packed(path)
+    state_dict = OrderedDict(tensors)
+    state_dict._metadata = OrderedDict(
+        (name, dict(bits=layer['bits']))
+        for name, layer in metadata['layers'].items())
+    for name in metadata['layers']:
+        weight, step = _key(name, 'weight'), _key(name, 'step_size')
+        state_dict[weight] = latent_weight(state_dict[weight],
+                                           state_dict[step])
+    return dict(state_dict=state_dict)
 
 
 def load_packed(model: nn.Module, path: str) -> None:

@@ -4,7 +4,6 @@ Nothing is taken for granted because it can be imported: operators, passes,
 forms and integer kernels are run on a few numbers.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ from ..utils.frameworks import FRAMEWORKS
 from ..utils.text import read_text
 from ..utils.versions import TESTED_VERSIONS
 from ..version import __version__
+from .ending import ToolParser, command
 
 WORKS, ABSENT, BROKEN = 'works', 'absent', 'broken'
 COLORS = {WORKS: 'green', ABSENT: 'yellow', BROKEN: 'bold red'}
@@ -344,9 +344,10 @@ def escape(text: str) -> str:
     return escape(text)
 
 
+@command
 def main() -> None:
     """Command line of ``tools/check_env.py`` and ``python -m mmqsdt``."""
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description='What of mmqsdt works on this machine. Exit status: 0 if '
         'nothing is broken, else 1.')
     parser.add_argument(

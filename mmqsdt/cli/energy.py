@@ -24,13 +24,11 @@ from ..measure.regions import fix_regions
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
@@ -53,7 +51,8 @@ def parse_args() -> argparse.Namespace:
         'whatever their overlap, so that models compare; 0: those that the '
         'model finds; default: max_per_img of the config')
     parser.add_argument(
-        '--work-dir', help='where energy.json, .csv and .png go; '
+        '--out', '--work-dir', dest='work_dir',
+        help='where energy.json, .csv and .png go; '
         'default: work_dirs/<config name>')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,

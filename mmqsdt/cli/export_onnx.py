@@ -20,8 +20,8 @@ from ..data.questions import ask
 from ..data.sources import check_data, leaf_datasets
 from ..utils.build import build_model, input_channels, load_batches
 from ..utils.frameworks import check_framework
-from .common import load_config
-from .ending import command
+from .common import add_output, load_config, parse_output
+from .ending import ToolParser, command
 
 RECIPE = """run it:
     import onnxruntime
@@ -30,14 +30,12 @@ RECIPE = """run it:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
         'a work dir: its last')
-    parser.add_argument('out', help='file to write, .onnx')
+    add_output(parser, 'out', 'file to write, .onnx')
     parser.add_argument(
         '--form', choices=('integer', 'float'), default='integer',
         help='integer codes and counts, fused by ONNX Runtime; or float, as '
@@ -63,7 +61,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction,
         help='override config entries: key=value')
     parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
-    return parser.parse_args()
+    return parse_output(parser, 'out')
 
 
 def load_images(cfg: Config, model: nn.Module,

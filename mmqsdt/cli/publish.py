@@ -24,7 +24,7 @@ from ..utils.frameworks import FRAMEWORKS, check_framework
 from ..utils.text import read_json, read_text
 from ..version import __version__
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 from .zoo import describe_backbone, describe_data
 
 TEMPLATE = Path(__file__).parent / 'templates/model_card.md'
@@ -242,9 +242,7 @@ def describe_training(cfg: Config, meta: dict) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config, or its name')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint, or a work dir: its last')

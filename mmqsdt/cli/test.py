@@ -19,6 +19,7 @@ from ..data.questions import ask
 from ..data.sources import check_data
 from ..deploy import ENCODINGS, FORMS, to_form
 from ..engine.distributed import join_processes, name_lost_workers
+from ..engine.quiet import build_runner, quiet
 from ..utils.frameworks import check_framework
 from .common import (
     add_common_arguments,
@@ -27,13 +28,11 @@ from .common import (
     use_double,
     use_tta,
 )
-from .ending import command
+from .ending import ToolParser, command
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
@@ -80,6 +79,11 @@ def main() -> None:
                          f'--inference {args.inference}')
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out must end in .pkl, got {args.out}')
+    with quiet(args.verbose):
+        test(args)
+
+
+def test(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     check_framework(cfg)
     if args.tta:
@@ -93,7 +97,7 @@ def main() -> None:
     # Else Runner.test would put these weights over those named here.
     cfg.load_from, cfg.resume = None, False
     join_processes(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg, args.verbose)
     load_for_test(runner.model, checkpoint)
     if args.double:
         use_double(runner.model)

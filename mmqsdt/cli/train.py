@@ -6,7 +6,8 @@
 
 import argparse
 
-from mmengine.runner import Runner
+from mmengine.dist import is_distributed
+from mmengine.logging import print_log
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..checkpoints.resume import check_fits, set_resume
@@ -17,6 +18,8 @@ from ..data.sources import check_data
 from ..engine.amp import use_amp
 from ..engine.batches import check_batches
 from ..engine.distributed import join_processes, name_lost_workers
+from ..engine.estimate import announce
+from ..engine.quiet import build_runner, quiet
 from ..utils.frameworks import check_framework
 from .calibrate import start_from_ann
 from .common import (
@@ -26,15 +29,13 @@ from .common import (
     scale_lr,
     work_of,
 )
-from .ending import command
+from .ending import ToolParser, command
 from .smoke import smoke
 from .zoo import list_zoo, print_zoo
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'config', nargs='?', help='path of the config, or its name in --list')
     parser.add_argument(
@@ -42,8 +43,9 @@ def parse_args() -> argparse.Namespace:
         help='show the shipped configs, or those that match, and stop')
     parser.add_argument(
         '--smoke', action='store_true',
-        help='a few iterations of this model on the digits, to see it run; '
-        'work dir: work_dirs/<config name>_smoke')
+        help='a few iterations of this model on its data, or on the digits if '
+        'they are not there, to see it run; work dir: '
+        'work_dirs/<config name>_smoke')
     parser.add_argument(
         '--amp', action='store_true',
         help='mixed precision: float16 on CUDA, bfloat16 on the CPU')
@@ -76,10 +78,15 @@ def main() -> None:
     args = parse_args()
     if args.list is not None:
         return print_zoo(list_zoo(args.list))
+    with quiet(args.verbose):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     check_framework(cfg)
     if args.smoke:
-        print(smoke(cfg))
+        print(smoke(cfg, own_data=True))
         cfg.work_dir = args.work_dir or f'{cfg.work_dir}_smoke'
     check_length(cfg)
     check_data(cfg, ('train', 'val'))
@@ -98,8 +105,12 @@ def main() -> None:
     join_processes(cfg)
     if args.from_ann and not cfg.get('resume'):
         start_from_ann(cfg, args.from_ann)
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg, args.verbose)
     check_fits(runner.model, cfg)
     check_batches(runner)
+    if not args.smoke and not is_distributed():
+        text = announce(runner)
+        if text:
+            print_log(text, 'current')
     with name_lost_workers(), work_of(runner):
         runner.train()

@@ -57,14 +57,12 @@ from ..measure.weights_plot import plot_weights
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 from .smoke import smoke
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     add_spikes(commands)
     add_attention(commands)
@@ -198,7 +196,8 @@ def add_entropy(commands) -> None:
     entropy.add_argument(
         '--images', type=int, default=64, help='how many; default: 64')
     entropy.add_argument(
-        '--work-dir', help='where entropy.json, .png and .svg go; '
+        '--out', '--work-dir', dest='work_dir',
+        help='where entropy.json, .png and .svg go; '
         'default: work_dirs/<config name>')
 
 

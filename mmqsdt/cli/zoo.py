@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..data.sources import DATA_SOURCES, dataset_paths
 from ..layers import IELIF
+from ..layers.ie_lif import DEFAULT_NEURON
 from ..models import QSDTransformer
 from ..utils.configs import config_names, get_config_path
 from ..utils.frameworks import FRAMEWORKS
@@ -127,11 +128,10 @@ def describe_backbone(backbone: dict) -> tuple[str, str, str]:
                 signature(QSDTransformer).parameters.items()}
     settings = {**defaults, **backbone}
     bits, neuron = settings['weight_bits'], settings['neuron']
-    neuron = neuron or dict(type='mmqsdt.IELIF')
-    kind = neuron['type'].split('.')[-1]
+    kind = (neuron or {}).get('type', DEFAULT_NEURON).split('.')[-1]
     spikes = kind
     if kind in ('IELIF', 'LIF'):
-        levels = 1 if kind == 'LIF' else neuron.get(
+        levels = 1 if kind == 'LIF' else (neuron or {}).get(
             'levels', signature(IELIF).parameters['levels'].default)
         spikes = f'{settings["time_steps"]} x {levels}'
     arch = settings['arch']

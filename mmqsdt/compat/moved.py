@@ -43,7 +43,7 @@ class MovedModules(MetaPathFinder, Loader):
             'mmqsdt.') in PACKAGES)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """A module whose names are looked up where they are now."""
+        """Make a module that looks its names up where they are now."""
         old, *inside = spec.name.removeprefix('mmqsdt.').split('.')
         places = ['.'.join(['mmqsdt', place, *inside])
                   for place in MOVED[old]]

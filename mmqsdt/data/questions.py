@@ -267,8 +267,9 @@ def _few_names(classes: tuple) -> str:
 def has_mask_head(model: object) -> bool:
     """Whether a model, or a part of one, learns masks."""
     if isinstance(model, dict):
-        return bool(model.get('mask_head')) or any(
-            map(has_mask_head, model.values()))
+        # MaskFormer's heads have a pixel decoder.
+        return bool(model.get('mask_head') or model.get('pixel_decoder')) \
+            or any(map(has_mask_head, model.values()))
     return isinstance(model, (list, tuple)) and any(map(has_mask_head, model))
 
 

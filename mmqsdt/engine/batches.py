@@ -43,7 +43,7 @@ def smallest_batch(loader: DataLoader) -> int:
 
 
 def _sampler(loader: DataLoader):
-    """What gives the indices; with a batch_sampler, the one inside it."""
+    """Return the sampler of indices; with a batch_sampler, its inner one."""
     return getattr(loader.batch_sampler, 'sampler', loader.sampler)
 
 

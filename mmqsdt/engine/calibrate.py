@@ -225,7 +225,7 @@ class _FitThreshold:
         neuron.threshold = threshold
 
     def _sample(self, neuron: IELIF, x: Tensor) -> Tensor:
-        """Some of the elements, at all time steps, (T, n)."""
+        """Sample some of the elements, at all time steps, (T, n)."""
         x = neuron.split_time(x).flatten(1)
         number = SAMPLES // neuron.time_steps
         if x.shape[1] <= number:
@@ -236,7 +236,7 @@ class _FitThreshold:
 
     def _least_error(self, neuron: IELIF, potentials: Tensor,
                      elements: int) -> float:
-        """The best of those tried; the membrane takes part if T > 1."""
+        """Search for the best; the membrane takes part if T > 1."""
         wanted = potentials.relu()
         errors = []
         for threshold in self.tried:

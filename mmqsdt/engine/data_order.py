@@ -66,7 +66,7 @@ class SeededBatches:
 
 
 def get_seeded(dataset: Dataset, indices: list[int]) -> list:
-    """The samples of a batch, with the random numbers of that batch."""
+    """Load the samples of a batch, with the random numbers of that batch."""
     if get_worker_info() is not None and isinstance(indices, SeededBatch):
         random.seed(indices.seed)
         np.random.seed(indices.seed % 2**32)

@@ -58,7 +58,7 @@ def _by_name(states: dict, key: str) -> dict[str, dict]:
 
 
 def _compare_groups(ours: list[dict], theirs: list[dict]) -> list[str]:
-    """Settings of parameter groups, each once."""
+    """Collect the settings of parameter groups, each once."""
     if len(ours) != len(theirs):
         return []  # torch refuses them
     for group, other in zip(ours, theirs):

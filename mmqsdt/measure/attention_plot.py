@@ -92,7 +92,7 @@ def _plot(picture: np.ndarray, lines: dict[str, Tensor], places: list,
 
 def _mark(axes, picture: np.ndarray, place: tuple[float, float],
           grid: tuple[int, int], number: int) -> None:
-    """A frame around the token of a query, and its number."""
+    """Draw a frame around a query's token, with its number."""
     (height, width), (h, w) = picture.shape[:2], grid
     column, row = min(int(place[0] * w), w - 1), min(int(place[1] * h), h - 1)
     left, top = column * width / w, row * height / h

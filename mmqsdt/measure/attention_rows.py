@@ -51,12 +51,12 @@ class AttentionLayer:
     k: Tensor
 
     def token(self, x: float, y: float) -> int:
-        """The token at a place, 0..1 of the picture's width and height."""
+        """Return the token at a place, 0..1 of the picture's sides."""
         h, w = self.grid
         return min(int(y * h), h - 1) * w + min(int(x * w), w - 1)
 
     def rows(self, places: list[tuple[float, float]]) -> Tensor:
-        """What the tokens at these places read of each token.
+        """Return how much the tokens at these places read from each token.
 
         Args:
             places (list): (x, y), 0..1 of the picture's width and height.
@@ -69,7 +69,7 @@ class AttentionLayer:
         return rows.mean(0).unflatten(-1, self.grid)
 
     def mean_row(self) -> Tensor:
-        """The mean over all queries, (heads, H, W): cheap, q comes first."""
+        """Average over all queries, (heads, H, W): cheap, q comes first."""
         mean = self.q.mean(-1, keepdim=True)
         return attention_rows(mean, self.k, self.scale, [0]).mean(0).squeeze(
             1).unflatten(-1, self.grid)

@@ -70,7 +70,7 @@ class EnergyCosts:
         return (self.ac_pj * ac + self.mac_pj * mac) * 1e-9
 
     def integer_mac(self, weight_bits: float, activation_bits: float) -> float:
-        """A multiply-accumulate of integers of these widths, in pJ.
+        """Give the pJ of a multiply-accumulate of integers of these widths.
 
         The product is scaled from 8 bits, the sum has 32.
         """

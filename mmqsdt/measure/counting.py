@@ -28,7 +28,7 @@ def run(model: nn.Module, batches: list,
 
 def by_module(counts: Mapping[str, Mapping],
               model: nn.Module) -> dict[str, int]:
-    """Counts of a counter by path; of a shared module by its first path.
+    """Sum a counter by path; of a shared module by its first path.
 
     PyTorch's module tracker names a shared module after the parent that ran
     last, so it has counts under each of its paths.

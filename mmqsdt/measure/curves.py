@@ -88,7 +88,7 @@ def _read_lines(log: Path) -> list[dict]:
 
 
 def _before(lines: list[dict], resumed: list[dict]) -> list[dict]:
-    """What was logged before the point where another log goes on."""
+    """Keep what was logged before the point where another log goes on."""
     first = next((x['iter'] for x in resumed if 'iter' in x), None)
     if first is None:  # all that was left to do was the last validation
         again = {x.get('step') for x in resumed}
@@ -119,7 +119,7 @@ def _to_run(lines: list[dict]) -> Run:
 
 
 def _is_monitor(line: dict) -> bool:
-    """What SpikeMonitorHook logs, by itself."""
+    """Tell a line of SpikeMonitorHook from those of the runner."""
     return 'firing_rate/all' in line
 
 

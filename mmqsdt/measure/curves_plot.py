@@ -65,7 +65,7 @@ def _look(number: int) -> tuple[str, str]:
 
 
 def _weight(curve: Curve, smoothing: float | None) -> float:
-    """The weight of neighbours that :func:`smooth` is to give."""
+    """Choose the weight of neighbors for :func:`smooth`."""
     if smoothing is None:
         return max(0., 1 - POINTS_LEFT / max(len(curve.values), 1))
     return smoothing

@@ -38,12 +38,12 @@ class Page:
         self.parts.append(f'<h2>{escape(text)}</h2>')
 
     def text(self, text: str, note: bool = False) -> None:
-        """A paragraph; a note is paler."""
+        """Add a paragraph; a note is paler."""
         kind = ' class="note"' * note
         self.parts.append(f'<p{kind}>{escape(text)}</p>')
 
     def picture(self, path: str | Path, alt: str) -> None:
-        """A .png or .jpg, put into the page itself.
+        """Put a .png or .jpg into the page itself.
 
         Args:
             path (str | Path): The file.
@@ -56,7 +56,7 @@ class Page:
 
     def table(self, rows: Sequence[Sequence[str]],
               key: Sequence[int] = ()) -> None:
-        """A table, its first row the heads.
+        """Add a table, its first row the heads.
 
         Args:
             rows (Sequence): Of cells.
@@ -73,7 +73,7 @@ class Page:
             f'<div class="wide"><table>{"".join(lines)}</table></div>')
 
     def folded(self, title: str, text: str) -> None:
-        """A long text that opens on a click."""
+        """Add a long text that opens on a click."""
         self.parts.append(f'<details><summary>{escape(title)}</summary>'
                           f'<pre>{escape(text)}</pre></details>')
 

@@ -54,7 +54,7 @@ class PaperRow:
 
 def paper_row(name: str, model: nn.Module, report: EnergyReport,
               scores: dict[str, float] | None = None) -> PaperRow:
-    """What the table says of a model.
+    """Collect what the table says of a model.
 
     Args:
         name (str): Of the row.
@@ -101,7 +101,7 @@ def _bytes(model: nn.Module) -> int:
 
 
 def cells(rows: list[PaperRow]) -> list[list[str]]:
-    """The titles, and the text of every row."""
+    """Return the titles, and the text of every row."""
     titles = list(dict.fromkeys(t for row in rows for t in row.scores))
     lines = [[
         'model', 'parameters, M', '32-bit equivalents, M', 'bytes on disk',
@@ -122,14 +122,14 @@ def cells(rows: list[PaperRow]) -> list[list[str]]:
 
 
 def to_markdown(rows: list[PaperRow]) -> str:
-    """A table for a page."""
+    """Write a table for a page."""
     head, *body = cells(rows)
     lines = [head, ['---'] * len(head), *body]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def to_latex(rows: list[PaperRow]) -> str:
-    r"""A table for a paper; ``\usepackage{booktabs}``."""
+    r"""Write a table for a paper; ``\usepackage{booktabs}``."""
     head, *body = ([_escaped(cell) for cell in line] for line in cells(rows))
     return '\n'.join([
         rf'\begin{{tabular}}{{l{"r" * (len(head) - 1)}}}', r'\toprule',

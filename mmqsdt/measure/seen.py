@@ -31,7 +31,7 @@ def recorded_inputs(backbone: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def picture_seen(model: nn.Module, inputs: Tensor) -> np.ndarray:
-    """A normalised picture as one to look at.
+    """Turn a normalized picture back into one to look at.
 
     Maps of the network lie over all of it, padding included.
 

@@ -50,13 +50,13 @@ class SpikeMap:
         return 1 - int(self.counts.count_nonzero()) / total if total else 1.
 
     def rate_map(self) -> Tensor:
-        """Firing rate by position: mean over T and C, (H, W), 0..1."""
+        """Average over T and C: the firing rate by position, (H, W), 0..1."""
         return self.counts.double().mean((0, 1)) / self.levels
 
     def richest_channel(self) -> int:
-        """The channel whose counts, over time and position, say most.
+        """Find the channel whose counts have the highest entropy.
 
-        That of the largest entropy; the first of several.
+        The first one, if several have it.
         """
         entropies = [
             entropy_bits(
@@ -67,7 +67,7 @@ class SpikeMap:
         return entropies.index(max(entropies))
 
     def slots(self, encoding: str) -> Tensor:
-        """The binary spikes that carry the counts.
+        """Return the binary spikes that carry the counts.
 
         Args:
             encoding (str): See :func:`mmqsdt.deploy.spikes.slot_weights`.
@@ -171,7 +171,7 @@ def choose_maps(maps: list[SpikeMap],
 
 
 def to_dict(maps: list[SpikeMap]) -> dict:
-    """The figures of a picture's maps, as plain data."""
+    """Return the figures of a picture's maps, as plain data."""
     return dict(layers=[
         dict(layer=m.layer, levels=m.levels, over_picture=m.over_picture,
              shape=list(m.counts.shape), firing_rate=m.rate,

@@ -52,7 +52,7 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def stage_of(path: str) -> str:
-    """The coarser part of :func:`split_path`: 'stage 3', 'neck'."""
+    """Return the coarser part of :func:`split_path`: 'stage 3', 'neck'."""
     return split_path(path)[0].partition(',')[0]
 
 
@@ -89,7 +89,7 @@ def write_json(content: dict, path: str | Path) -> Path:
 
 
 def thumbnail(picture: np.ndarray, side: int = 320) -> np.ndarray:
-    """A picture that is no larger than a panel shows.
+    """Shrink a picture to what a panel shows.
 
     Args:
         picture (np.ndarray): (H, W, 3), uint8.
@@ -119,7 +119,7 @@ def bare(axes, label: str = '') -> None:
 
 def draw_over(axes, picture: np.ndarray, values: np.ndarray,
               norm: Normalize, cmap: str = MAP, share: float = 0.3) -> None:
-    """A map in colour, stretched over a picture in grey.
+    """Draw a map in color, stretched over a picture in gray.
 
     Args:
         axes (Axes): Where.

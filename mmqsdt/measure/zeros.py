@@ -24,7 +24,7 @@ DECONVS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 def apply_weight(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """What a conv or linear layer would put out with another weight."""
+    """Run a conv or linear layer with another weight."""
     if not isinstance(layer, _ConvNd):
         return F.linear(x, weight)
     axes = weight.dim() - 3
@@ -86,7 +86,7 @@ class NonzeroProducts(Tracer):
         return super().run_leaf(path, module, forward, *args, **kwargs)
 
     def see(self, layer: nn.Module, x: Tensor) -> None:
-        """A layer reads something."""
+        """Count what a layer makes of what it reads."""
         spikes = self.layers[layer]
         reached = fan_out(layer, x)
 

@@ -1,4 +1,4 @@
-"""The ANN counterpart of a spiking model: the same classes, other settings."""
+"""The ANN counterpart of a spiking model: float weights and ReLU."""
 
 from copy import deepcopy
 
@@ -14,9 +14,9 @@ def counterpart_config(cfg: Config) -> Config:
     """Return the config of the ANN counterpart: float weights and ReLU.
 
     Args:
-        cfg (Config): Of a whole model, whose ``model`` has backbone, neck
-            and heads of mmqsdt, or layers as conv_cfg and act_cfg of others,
-            at any depth; what else it has stays.
+        cfg (Config): Of a whole model. Changed are backbone, neck and heads
+            of mmqsdt, and its layers in conv_cfg and act_cfg of others, at
+            any depth.
     """
     cfg = deepcopy(cfg)
 
@@ -39,10 +39,10 @@ def counterpart_config(cfg: Config) -> Config:
 
 
 def counterpart_model(model: nn.Module) -> nn.Module:
-    """Return a copy with float weights, and ReLU for every neuron.
+    """Copy a model with float weights and a ReLU for every neuron.
 
     Args:
-        model (nn.Module): Of any kind; what else it has stays.
+        model (nn.Module): Of any kind.
     """
     model = deepcopy(model)
     for module in list(model.modules()):

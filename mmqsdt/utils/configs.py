@@ -1,6 +1,7 @@
 """Where the shipped configs are, and how the tools are called."""
 
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -50,19 +51,53 @@ def config_names() -> list[str]:
         for path in root.glob('[!_]*/*.py'))
 
 
+def find_stock_config(name: str) -> str:
+    """Find a config that a framework ships.
+
+    Args:
+        name (str): Such as 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'.
+
+    Raises:
+        FileNotFoundError: If there is none; suggests the nearest.
+        ImportError: If the framework is not installed.
+    """
+    package, _, inside = name.partition('::')
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise ImportError(f'{name}: {package or "the framework"} is not '
+                          'installed: pip install "mmqsdt[all]"')
+    root = Path(spec.origin).parent / '.mim/configs'
+    if not root.is_dir():  # installed from its sources
+        root = Path(spec.origin).parents[1] / 'configs'
+    path = root / inside
+    if path.suffix != '.py':
+        path = path.with_name(f'{path.name}.py')
+    if path.is_file():
+        return str(path)
+    known = [p.relative_to(root).as_posix() for p in root.rglob('*.py')]
+    same = [k for k in known if k.endswith(f'/{path.name}')]
+    near = same or get_close_matches(inside, known, n=3, cutoff=0.3)
+    hint = ' or '.join(f'{package}::{each}' for each in near[:3])
+    raise FileNotFoundError(f'{package} has no config {inside!r}'
+                            + (f'; did you mean {hint}?' if hint else ''))
+
+
 def find_config(name: str) -> str:
     """Path of a config: the file of that name, else one that ships.
 
     Args:
         name (str): A path; or, where there is no such file, what ends the
             path of a shipped config, with or without '.py':
-            'qsdt_maskrcnn_coco', 'configs/det/qsdt_maskrcnn_coco.py'.
+            'qsdt_maskrcnn_coco', 'configs/det/qsdt_maskrcnn_coco.py'; or
+            one of a framework, 'mmdet::...'.
 
     Raises:
         FileNotFoundError: If there is none; suggests the nearest.
     """
     if Path(name).is_file():
         return name
+    if '::' in name:
+        return find_stock_config(name)
     wanted = name.removesuffix('.py').removeprefix('configs/')
     known = config_names()
     for each in known:

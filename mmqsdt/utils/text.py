@@ -19,7 +19,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """The lines of a text file that are not empty, without blanks around."""
+    """Read the non-empty lines of a text file, stripped."""
     return [line.strip() for line in read_text(path).splitlines()
             if line.strip()]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shared import ARCH
 from torch import nn
 
 import mmqsdt
@@ -235,8 +236,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(packed,
 
 
 def backbone() -> QSDTransformer:
-    arch = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
-    return QSDTransformer(arch).eval()
+    return QSDTransformer(ARCH).eval()
 
 
 def classifier(arch: str, bits: int = 4) -> nn.Module:

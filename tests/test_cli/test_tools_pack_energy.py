@@ -4,9 +4,7 @@ import csv
 import json
 import pickle
 import re
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.visualization import Visualizer
+from shared import ARCH, run_tool
 from test_measure.test_page import check_page
 from torch import nn
 
@@ -29,7 +27,6 @@ CONFIGS = {
     'mmseg': ROOT / 'configs/seg/qsdt-published_fpn_digits.py'
 }
 # Small enough for seconds; the rest is as in the configs.
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 SMALL = {
     'mmpretrain': dict(head=dict(in_channels=16)),
     'mmdet': dict(neck=dict(in_channels=[8, 16, 16, 16]),
@@ -45,25 +42,9 @@ LOADER = dict(num_workers=0, persistent_workers=False)
 
 
 @pytest.fixture(scope='module')
-def workplace(tmp_path_factory) -> Path:
-    """A folder with data/digits in it: a scene to train on, one to test."""
-    pytest.importorskip('sklearn')
-    from mmqsdt.data import prepare_digits
-    folder = tmp_path_factory.mktemp('workplace')
-    prepare_digits(folder / 'data/digits', num_train=1, num_val=1,
-                   progress=False)
-    for split in ('train', 'val'):
-        for digit in (folder / 'data/digits/cls' / split).iterdir():
-            for picture in sorted(digit.iterdir())[1:]:
-                picture.unlink()
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def fresh_visualizers() -> None:
-    """A visualizer lives as long as its process; each run wants its own."""
-    for cls in (Visualizer, *Visualizer.__subclasses__()):
-        cls._instance_dict.clear()
+def workplace(copy_digits, tmp_path_factory) -> Path:
+    """A folder with data/digits in it: four scenes and two."""
+    return copy_digits(tmp_path_factory.mktemp('workplace'))
 
 
 @pytest.fixture
@@ -90,12 +71,6 @@ def small(workplace) -> Callable[[str], tuple[Path, Path]]:
         return config, checkpoint
 
     return small
-
-
-def run_tool(monkeypatch, folder: Path, tool: str, *args) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
 
 
 def scores(text: str) -> list[str]:

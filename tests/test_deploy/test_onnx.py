@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
+from shared import ARCH
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -43,7 +44,6 @@ from mmqsdt.deploy.onnx_graph.requantize import (  # noqa: E402
 from mmqsdt.deploy.onnx_graph.runtime import compare  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 SIDES = dict(cls=32, det=64, seg=64)
 RELU = dict(weight_bits=None, neuron=dict(type='ReLU'))
 # Of float32 sums made in another order, of the largest output.

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS
 from rich.console import Console
+from shared import ARCH
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -39,7 +40,6 @@ from mmqsdt.measure.firing import recorded_firing_rates
 from mmqsdt.models.spike_units import SpikeLinear
 
 IE_LIF = dict(type='mmqsdt.IELIF')
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 # Energies are float sums of a few hundred terms, added in another order.
 ROUNDING = dict(rel=1e-12)
 

@@ -128,11 +128,11 @@ class ReliableCheckpointHook(CheckpointHook):
         self._epoch_start = runner.iter - getattr(batches, 'skip', 0)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """The data loader has started."""
+        """Note that the data loader has started."""
         follow_random_numbers(runner.train_loop)
 
     def after_train_epoch(self, runner) -> None:
-        """The same, if all iterations were done before an interruption."""
+        """Note it also if all iterations were done before an interruption."""
         follow_random_numbers(runner.train_loop)
         super().after_train_epoch(runner)
 
@@ -257,7 +257,7 @@ class ReliableCheckpointHook(CheckpointHook):
 
 
 def _progress(loop) -> tuple[int, int, str]:
-    """What is done, what is to be done, and the name of that setting."""
+    """Return what is done, what is to be done, and the setting's name."""
     if isinstance(loop, EpochBasedTrainLoop):
         return loop.epoch, loop.max_epochs, 'max_epochs'
     return loop.iter, loop.max_iters, 'max_iters'

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...data.classes import drawn_meta
 from ...registry import HOOKS
+from ..drawing import use_our_drawing
 
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff',
                   '.webp', '.JPEG', '.JPG', '.PNG')
@@ -53,6 +54,7 @@ class DrawPredictionsHook(Hook):
         self.drawn = 0
         runner.visualizer.dataset_meta = drawn_meta(
             runner.test_dataloader.dataset.metainfo)
+        use_our_drawing(runner.visualizer)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None,
                         outputs=None) -> None:
@@ -109,7 +111,7 @@ def shown_factor(image: np.ndarray, min_size: int) -> int:
 
 
 def picture_of(inputs: Tensor) -> np.ndarray:
-    """What a data set without image files gives, to look at.
+    """Make a viewable image from a data set without image files.
 
     Args:
         inputs (Tensor): (3, H, W) RGB in 0..255, or event frames
@@ -126,7 +128,7 @@ def picture_of(inputs: Tensor) -> np.ndarray:
 
 
 def enlarge(sample: BaseDataElement, factor: int) -> BaseDataElement:
-    """A copy whose boxes, masks and label maps fit the enlarged image.
+    """Copy a sample with boxes, masks and label maps enlarged.
 
     Args:
         sample (BaseDataElement): Of mmdet or mmseg.

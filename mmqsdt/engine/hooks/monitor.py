@@ -268,7 +268,7 @@ class SpikeMonitorHook(Hook):
             self._handles.pop().remove()
 
     def _gather(self) -> dict[str, Firing]:
-        """What fired in all processes, in the order of the network.
+        """Gather what fired in all processes, in the order of the network.
 
         A layer may have run in some only: elsewhere no region was proposed.
         """

@@ -75,7 +75,7 @@ class StopSignalHook(Hook):
             self._stop(runner, runner.iter)
 
     def after_val(self, runner) -> None:
-        """The model has its own weights again."""
+        """Give the model its own weights back."""
         if self._all_stop(runner):
             self._stop(runner, runner.iter)
 

@@ -51,7 +51,7 @@ def test_a_kernel_larger_than_the_map():
 def test_both_sides_are_counted_alike():
     """Where every neuron fires once, additions are products."""
     model = nn.Sequential(*(
-        ConvUnit(4, 4, kernel, dict(IE_LIF, levels=1), norm_cfg=None)
+        ConvUnit(4, 4, kernel, dict(IE_LIF, levels=1))
         for kernel in (3, 7))).eval()
     # Weights and inputs with which all potentials are far above 1.
     for unit in model:

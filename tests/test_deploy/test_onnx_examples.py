@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
+from networks import as_if_trained
 from torch.nn import functional as F
 
 from mmqsdt.utils.build import build_model
@@ -134,33 +135,40 @@ def test_retinanet(inside, picture, tmp_path):
     cfg = Config.fromfile(ROOT / 'configs/det/qsdt_retinanet_digits.py')
     cfg.model.backbone.arch = ARCH
     cfg.model.neck.in_channels = [8, 16, 16, 16]
-    torch.manual_seed(0)
-    model, path = build_model(cfg), picture(50, 80)
-    torch.nn.init.normal_(model.bbox_head.retina_cls.conv.bias, -3.5)
-    file, = export_onnx(model, tmp_path / 'x.onnx', Options(
-        size=(64, 96), normalise=inside))
+    cfg.model.test_cfg.update(nms_pre=-1, max_per_img=10_000)
+    model, path = as_if_trained(build_model(cfg)), picture(50, 80)
     batch = model.data_preprocessor(dict(
         inputs=[as_read(path)], data_samples=[DetDataSample(metainfo=dict(
             img_shape=(50, 80), ori_shape=(50, 80),
             scale_factor=(1., 1.)))]))
-    images = batch['inputs']
+    images, head = batch['inputs'], model.bbox_head
+    with torch.no_grad():
+        scores = torch.cat([x.flatten() for x in head(
+            model.extract_feat(images))[0]]).sigmoid().unique()
+    # Between two scores, so that rounding decides on none.
+    head.test_cfg.score_thr = float(scores[-300:-298].mean())
+    file, = export_onnx(model, tmp_path / 'x.onnx', Options(
+        size=(64, 96), normalise=inside))
     if inside:  # what is 0 in the end is the mean before
         mean, std = (getattr(model.data_preprocessor, name).flip(0)
                      for name in ('mean', 'std'))
         images = images.flip(1) * std + mean
         images[..., :50, :80] = as_read(path)
     outputs = outputs_of(file, images)
-    expected, = model.bbox_head.predict_by_feat(
+    expected, = head.predict_by_feat(
         [outputs[f'cls{i}'] for i in range(5)],
         [outputs[f'bbox{i}'] for i in range(5)],
         batch_img_metas=[batch['data_samples'][0].metainfo], rescale=True)
     found = run_example('detect', file, path)
-    assert len(found) == len(expected.scores) > 5
-    assert [x['label'] for x in found] == expected.labels.tolist()
-    np.testing.assert_allclose(
-        [x['score'] for x in found], expected.scores.detach(), atol=2e-6)
-    np.testing.assert_allclose(
-        [x['box'] for x in found], expected.bboxes.detach(), atol=2e-3)
+    assert len(found) == len(expected.scores) > 20
+    # Two equal scores may stand in any order.
+    rows = sorted([x['label'], round(x['score'], 4), *x['box']]
+                  for x in found)
+    others = sorted(
+        [label, round(score, 4), *box] for label, score, box in zip(*(
+            expected[name].tolist() for name in (
+                'labels', 'scores', 'bboxes'))))
+    np.testing.assert_allclose(rows, others, atol=2e-3)
 
 
 def test_what_a_script_cannot_do(build, tmp_path):

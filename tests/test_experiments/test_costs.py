@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,10 @@ def test_figures_of_a_model(tmp_path, monkeypatch):
     cfg.model.head.in_channels = 16
     path = tmp_path / 'x.pth'
     torch.save(dict(state_dict=build_model(cfg).state_dict()), path)
+    samples = import_module('mmpretrain.structures').DataSample
     monkeypatch.setattr(costs, 'load_batches', lambda cfg, part, images: [
         dict(inputs=list(torch.randint(0, 256, (2, 3, 32, 32)).byte()),
-             data_samples=None)])
+             data_samples=[samples(), samples()])])
     found = costs.measure(cfg, str(path))
     assert set(found) == set(costs.COLUMNS)
     assert all(value >= 0 for value in found.values())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..layers.lsq import LSQWeight
+from ..layers.lsq import Bits, LSQWeight, width_name
 from ..utils.shipped import resolve_weights
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
 from .packing import is_packed, load_packed, unpacked
@@ -115,13 +115,13 @@ def load_pretrained(module: nn.Module,
                 name=name)
 
 
-def other_widths(module: nn.Module, widths: dict[str, int],
+def other_widths(module: nn.Module, widths: dict[str, Bits],
                  prefix: str = '') -> list[str]:
     """List quantized layers whose checkpoint was saved with other bits.
 
     Args:
         module (nn.Module): To load into.
-        widths (dict[str, int]): See :func:`saved_widths`.
+        widths (dict[str, int | str]): See :func:`saved_widths`.
         prefix (str): Stands before the names of its layers in the file.
             Defaults to ''.
     """
@@ -156,7 +156,7 @@ def load_for_test(model: nn.Module, path: str) -> None:
     if others:
         bits = model.get_submodule(others[0]).bits
         raise ValueError(
-            f'{path} was saved with {widths[others[0]]} bits of '
+            f'{path} was saved with {width_name(widths[others[0]])} of '
             f'{others[0]}.weight, the config says {bits or "float weights"}: '
             'take the weight_bits that it was trained with')
     own = model.state_dict()

@@ -13,6 +13,8 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+from ..layers.lsq import Bits
+
 STATE_DICTS = ('state_dict', 'model')  # keys, ours and the authors'
 
 
@@ -175,7 +177,7 @@ def saved_meta(content: object) -> dict:
     return meta if isinstance(meta, dict) else {}
 
 
-def saved_widths(content: object) -> dict[str, int]:
+def saved_widths(content: object) -> dict[str, Bits]:
     """Return the layers of a checkpoint that note the bits of their weights.
 
     Args:
@@ -183,9 +185,10 @@ def saved_widths(content: object) -> dict[str, int]:
     """
     content = _state_dict_of(content, STATE_DICTS)
     notes = getattr(content, '_metadata', None)
+    notes = notes if isinstance(notes, dict) else {}
     return {name: note['bits'] for name, note in notes.items()
-            if isinstance(note, dict) and isinstance(note.get('bits'), int)
-            } if isinstance(notes, dict) else {}
+            if isinstance(note, dict)
+            and isinstance(note.get('bits'), (int, str))}
 
 
 def safe_checkpoint_classes() -> list:

@@ -195,7 +195,8 @@ def write_card(cfg: Config, model: nn.Module, meta: dict,
     size, bits, spikes = describe_backbone(cfg.model.backbone)
     data = describe_data(cfg.train_dataloader.dataset)
     kind = 'An ANN' if spikes == 'ReLU' else 'A spiking network'
-    width = 'float' if bits == 'float' else f'{bits} bits'
+    width = f'{bits} bits' if bits.isdigit() and bits != '1' else bits
+    width = {'1': '1 bit', 'ternary': 'ternary codes'}.get(width, width)
     tags = ['spiking-neural-network'] * (spikes != 'ReLU') \
         + ['quantization'] * (bits != 'float') + [cfg.default_scope]
     return Template(read_text(TEMPLATE)).substitute(

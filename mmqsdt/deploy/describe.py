@@ -19,8 +19,8 @@ class LayerDescription:
         kind (str): E.g. 'conv 3x3', 'depthwise 7x7', 'linear', 'q (k^T v)'.
         reads (str): 'spike' or 'real'.
         levels (int, optional): D of the spikes it reads.
-        bits (int, optional): Of its weights, 32 for float ones; None if it
-            has none.
+        bits (int | str, optional): Of its weights, 32 for float ones;
+            'ternary'; None if it has none.
         operation (str): 'AC' if it reads spikes, else 'MAC'.
         source (str): Paths of the neurons whose spikes it reads; or what
             made the real values that it reads.
@@ -29,7 +29,7 @@ class LayerDescription:
     kind: str
     reads: str
     levels: int | None
-    bits: int | None
+    bits: int | str | None
     operation: str
     source: str = field(default='', compare=False)
 
@@ -46,11 +46,13 @@ class Description(list):
     def __str__(self) -> str:
         names = max((len(d.name) for d in self), default=5)
         kinds = max((len(d.kind) for d in self), default=4)
-        lines = [f'{"layer":{names}}  {"kind":{kinds}}  reads  bits  '
-                 'operation  from']
+        # As wide as the word needs to be.
+        bits = max([4, *(len(str(d.bits)) for d in self if d.bits)])
+        lines = [f'{"layer":{names}}  {"kind":{kinds}}  reads  '
+                 f'{"bits":>{bits}}  operation  from']
         lines += [
             f'{d.name:{names}}  {d.kind:{kinds}}  {d.reads:5}  '
-            f'{"-" if d.bits is None else d.bits:>4}  {d.operation:9}  '
+            f'{"-" if d.bits is None else d.bits:>{bits}}  {d.operation:9}  '
             f'{d.source}'.rstrip() for d in self
         ]
         spikes = sum(d.reads == 'spike' for d in self)

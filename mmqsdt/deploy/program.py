@@ -73,7 +73,7 @@ class WeightLayer:
         return neurons[0] if len(neurons) == 1 else None
 
     @property
-    def bits(self) -> int | None:
+    def bits(self) -> int | str | None:
         """Of its weights; None for float ones."""
         return getattr(self.layer, 'bits', None)
 

@@ -64,6 +64,8 @@ def test_every_count_and_output_is_the_models(build, task, form):
 
 
 @pytest.mark.parametrize('settings', [
+    dict(weight_bits=1),
+    dict(weight_bits='ternary'),
     dict(weight_bits=2),
     dict(weight_bits=8),
     dict(weight_bits=None),

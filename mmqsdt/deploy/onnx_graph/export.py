@@ -21,6 +21,7 @@ from .networks import (
     PARTS,
     network_outputs,
     output_fact,
+    output_rules,
     region_fact,
     region_heads,
     region_outputs,
@@ -141,6 +142,7 @@ def build(model: nn.Module, options: Options,
     return finish('images', (batch, channels, *size), outputs, counts, options,
                   {**input_facts(model, options),
                    'output': output_fact(model, options.part),
+                   **output_rules(model, options.part),
                    **(metadata or {})})
 
 
@@ -210,19 +212,27 @@ def input_facts(model: nn.Module, options: Options) -> dict[str, str]:
     swap, mean, std = preprocessing(model)
     channels = input_channels(model)
     text = f'(B, {channels}, H, W), '
+    order = {1: 'gray', 3: 'BGR' if options.normalise or not swap else 'RGB'
+             }.get(channels, str(channels))
+    facts = dict(channels=order, normalized='not at all')
+    divisor = getattr(getattr(model, 'data_preprocessor', None),
+                      'pad_size_divisor', 1)
+    if divisor and divisor > 1:
+        facts.update(size_divisor=str(divisor), pad='0')
     if mean is None:
-        return dict(input=f'{text}as the model was trained')
+        return dict(facts, input=f'{text}as the model was trained')
     if channels == 3:
-        order = 'BGR' if options.normalise or not swap else 'RGB'
         text += f'channels in the order {order}, '
     elif channels == 1:
         text += 'gray, '
     text += '0..255' if options.normalise else \
         '(x - mean) / std with x in 0..255'
-    facts = dict(input=text, mean=json.dumps(mean), std=json.dumps(std))
-    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
-    if divisor and divisor > 1:
-        facts['size_divisor'] = str(divisor)
+    facts.update(
+        input=text, mean=json.dumps(mean), std=json.dumps(std),
+        normalized='inside' if options.normalise else 'by you')
+    if 'pad' in facts:  # what becomes 0, in the order of the channels
+        facts['pad'] = json.dumps(
+            mean[::-1] if options.normalise and swap else mean)
     return facts
 
 

@@ -1,6 +1,7 @@
 """IE-LIF, the neuron that counts: its formula, gradients and arguments."""
 
 import math
+from functools import partial
 
 import torch
 from mmengine.dist import all_reduce
@@ -64,13 +65,16 @@ class _LearnedSpike(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, potential: Tensor, threshold: Tensor, amplitude: Tensor,
-                levels: int, half_up: bool) -> Tensor:
+    def forward(ctx, potential: Tensor, threshold: Tensor,
+                amplitude: Tensor | None, levels: int,
+                half_up: bool) -> Tensor:
         # In the dtype of the potential here, in that of the parameter behind:
         # a sum over a map does not fit into half precision.
         ctx.dtype = threshold.dtype
         threshold = threshold.to(potential.dtype)
-        amplitude = amplitude.to(potential.dtype)
+        # None is the threshold itself: torch.compile takes no tensor twice.
+        given = () if amplitude is None else (amplitude.to(potential.dtype), )
+        amplitude = given[0] if given else threshold
         u = potential / threshold
         bins = 252 // levels
         ctx.last_bin = levels * bins + 1
@@ -82,12 +86,13 @@ class _LearnedSpike(torch.autograd.Function):
         spikes = round_to_count(u, levels, half_up).mul_(amplitude)
         if any(ctx.needs_input_grad):
             ctx.bins = bins
-            ctx.save_for_backward(binned, spikes, threshold, amplitude)
+            ctx.save_for_backward(binned, spikes, threshold, *given)
         return spikes
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        binned, spikes, threshold, amplitude = ctx.saved_tensors
+        binned, spikes, threshold, *given = ctx.saved_tensors
+        amplitude = given[0] if given else threshold
         binned = binned.to(grad.dtype).add_(128)
         # The gradient inside the window, 0 < bin < last, and 0 elsewhere.
         inside = torch.ops.aten.hardtanh_backward(grad, binned, 0.,
@@ -97,6 +102,9 @@ class _LearnedSpike(torch.autograd.Function):
         dtype = ctx.dtype
         grad_threshold = -_dot(inside, u).to(dtype) * slope.to(dtype)
         grad_amplitude = _dot(grad, spikes).to(dtype) / amplitude.to(dtype)
+        if not given:
+            grad_threshold, grad_amplitude = \
+                grad_threshold + grad_amplitude, None
         return inside.mul_(slope), grad_threshold, grad_amplitude, None, None
 
 
@@ -244,7 +252,10 @@ class IELIF(SpikingNeuron):
     def amplitude(self, value: float) -> None:
         self._amplitude = value
 
-    @torch.compiler.disable
+    @partial(
+        torch.compiler.disable,
+        reason='a learned threshold starts from its first batch: run one '
+        'batch in training mode before torch.compile')
     @torch.no_grad()
     def start_threshold(self, potential: Tensor) -> None:
         """Set a learned threshold to 2 mean|H| / sqrt(D).
@@ -274,9 +285,7 @@ class IELIF(SpikingNeuron):
             return _Spike.apply(potential, self.levels, self._threshold,
                                 amplitude, half_up, self.closed_window)
         threshold = self._scaled_threshold(potential)
-        if amplitude is None:
-            amplitude = threshold
-        elif not isinstance(amplitude, Tensor):
+        if amplitude is not None and not isinstance(amplitude, Tensor):
             amplitude = threshold.new_full((1, ), amplitude)
         return _LearnedSpike.apply(potential, threshold, amplitude,
                                    self.levels, half_up)

@@ -189,10 +189,10 @@ class LSQWeight:
         self.step_size.copy_(self.initial_step.expand_as(self.step_size))
         self.min_step.copy_(MIN_STEP_SHARE * self.initial_step)
 
-    @torch.compiler.disable
+    @torch.compiler.assume_constant_result  # runs while it is traced
     def settle_step_size(self) -> None:
         """First use: follow weights that were re-initialised meanwhile."""
-        if not self.weight.is_meta:
+        if self._step_is_default and not self.weight.is_meta:
             self._follow_weight()
             self._step_is_default = False
 
@@ -304,8 +304,7 @@ class LSQWeight:
         """Return w_q = s * code, of the weight's shape; w without bits."""
         if self.bits is None:
             return self.weight
-        if self._step_is_default:
-            self.settle_step_size()
+        self.settle_step_size()
         if self.training:
             self.bound_step_size()
         return _QuantizeWeight.apply(self.weight, self.step_size,

@@ -4,6 +4,7 @@ from .average_statistics import AverageStatisticsHook
 from .channels_last import ChannelsLastHook
 from .checkpoint_hook import ReliableCheckpointHook
 from .draw_predictions import DrawPredictionsHook
+from .eager_first_step import EagerFirstStepHook
 from .integer_training import IntegerTrainingHook
 from .monitor import SpikeMonitorHook
 from .non_finite import NonFiniteError, NonFiniteHook
@@ -12,7 +13,7 @@ from .stop import StopSignalHook
 
 __all__ = [
     'AverageStatisticsHook', 'ChannelsLastHook', 'DrawPredictionsHook',
-    'IntegerTrainingHook', 'NonFiniteError', 'NonFiniteHook',
-    'ReliableCheckpointHook', 'SmallBatchHook', 'SpikeMonitorHook',
-    'StopSignalHook'
+    'EagerFirstStepHook', 'IntegerTrainingHook', 'NonFiniteError',
+    'NonFiniteHook', 'ReliableCheckpointHook', 'SmallBatchHook',
+    'SpikeMonitorHook', 'StopSignalHook'
 ]

@@ -2,8 +2,6 @@
 
 import os
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 from mmengine.config import Config
@@ -13,8 +11,10 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import load_from_local as load_unsafely
 from torch import nn
 
+from .fit import other_neuron
 from .read import (
     check_finite,
+    check_sums,
     find_state_dict,
     read_checkpoint,
     safe_checkpoint_classes,
@@ -179,8 +179,9 @@ def read_resumable(path: str, unsafe: bool = False) -> dict:
     """
     if unsafe:
         content = load_unsafely(path, 'cpu')
+        check_sums(path)
     else:
-        content = read_checkpoint(path)
+        content = read_checkpoint(path, sums=True)
     content = content if isinstance(content, dict) else {}
     lacking = [key for key in ('meta', 'state_dict', 'message_hub',
                                'optimizer')
@@ -191,30 +192,10 @@ def read_resumable(path: str, unsafe: bool = False) -> dict:
         raise ValueError(
             f'{path} is no checkpoint to resume from, it has no '
             f'{", ".join(lacking)}; weights alone are for load_from')
-    _check_sums(path)
     ours = content.get(STATE)
     infinite = ours.get('infinite', ()) if isinstance(ours, dict) else ()
     check_finite(path, find_state_dict(content, path), set(infinite))
     return content
-
-
-def _check_sums(path: str) -> None:
-    """torch.load does not compare the check sums that torch.save writes.
-
-    Raises:
-        ValueError: If one does not fit.
-    """
-    if '://' in path or not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as file:
-            broken = file.testzip()
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError,
-            NotImplementedError, RuntimeError) as error:
-        broken = str(error)
-    if broken:
-        raise ValueError(f'{path} is damaged: the check sum of {broken} does '
-                         'not fit')
 
 
 def check_fits(model: nn.Module, cfg: Config) -> None:
@@ -248,8 +229,9 @@ def check_fits(model: nn.Module, cfg: Config) -> None:
                          f'the same shape, e.g. {next(iter(own))}')
     if cfg.resume and (shapes or missing):
         first = shapes[0] if shapes else f'{missing[0]} is missing'
-        raise ValueError(
-            f'{path} was saved from another config: {len(shapes)} shapes '
-            f'differ and {len(missing)} of {len(own)} entries of this {name} '
-            f'are missing. First: {first}')
+        hint = '' if shapes else other_neuron(model, found)
+        raise ValueError(f'{path} was saved' + (
+            hint or f' from another config: {len(shapes)} shapes differ and '
+            f'{len(missing)} of {len(own)} entries of this {name} are '
+            f'missing. First: {first}'))
     check_finite(path, found, {k for k, _ in model.named_buffers()})

@@ -17,9 +17,14 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-from ..checkpoints.resume import guard_loading
+from ..checkpoints.fit import load_for_test
+from ..checkpoints.read import reading_once
+from ..checkpoints.resume import find_checkpoint, guard_loading
+from ..data.questions import ask
 from ..data.sources import leaf_datasets
+from ..utils.build import build_model
 from ..utils.configs import find_config
+from ..utils.frameworks import check_framework
 from .ending import is_from_mmqsdt, keep_traceback
 
 # Keys of our own tools that a config may lack.
@@ -89,6 +94,32 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = f'work_dirs/{Path(args.config).stem}'
     return cfg
+
+
+def load_model(cfg: Config, checkpoint: str,
+               part: str = 'test') -> tuple[nn.Module, str]:
+    """The trained model of a config, in eval mode; refused if it is another.
+
+    Args:
+        cfg (Config): Of any of the three frameworks.
+        checkpoint (str): Path of it or of packed weights, or a work dir: its
+            last.
+        part (str): Whose data will be read. Defaults to 'test'.
+
+    Returns:
+        tuple[nn.Module, str]: It, and the path of the checkpoint.
+
+    Raises:
+        ImportError: If the framework is not there.
+        OSError, ValueError: See :func:`ask` and :func:`load_for_test`.
+    """
+    check_framework(cfg)
+    path = find_checkpoint(checkpoint)
+    with reading_once():
+        ask(cfg, (part, ), path)
+        model = build_model(cfg)
+        load_for_test(model, path)
+    return model, path
 
 
 def draw_predictions(cfg: Config, out_dir: str | None, number: int | None,

@@ -12,13 +12,9 @@ import torch
 from mmengine.config import Config, DictAction
 from torch import Tensor, nn
 
-from ..checkpoints.fit import load_for_test
-from ..checkpoints.resume import find_checkpoint
-from ..data.questions import ask
 from ..data.sources import check_data
-from ..utils.build import build_model, input_channels, load_batches
-from ..utils.frameworks import check_framework
-from .common import load_config
+from ..utils.build import input_channels, load_batches
+from .common import load_config, load_model
 from .ending import ToolParser, command
 
 RECIPE = """run it:
@@ -94,11 +90,7 @@ def main() -> None:
         opset=args.opset, normalise=args.normalise)
     Options(**options, size=args.size or (224, 224))  # before any work
     cfg = load_config(args)
-    check_framework(cfg)
-    checkpoint = find_checkpoint(args.checkpoint)
-    ask(cfg, ('test', ), checkpoint)
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
+    model, checkpoint = load_model(cfg, args.checkpoint)
     images, what = load_images(cfg, model, args.size)
     if args.static:
         images = images[:1]

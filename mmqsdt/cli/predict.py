@@ -11,10 +11,8 @@ from mmengine.config import DictAction
 from mmengine.device import get_device
 
 from ..checkpoints.atomic import write_text
-from ..checkpoints.fit import load_for_test
 from ..checkpoints.packing import is_packed
-from ..checkpoints.resume import find_checkpoint
-from ..data.questions import ask
+from ..checkpoints.read import reading_once
 from ..data.saved import saved_classes, saved_meta
 from ..deploy import ENCODINGS, FORMS, to_form
 from ..engine.predict import (
@@ -23,9 +21,7 @@ from ..engine.predict import (
     find_pictures,
     predict_pictures,
 )
-from ..utils.build import build_model
-from ..utils.frameworks import check_framework
-from .common import load_config
+from .common import load_config, load_model
 from .ending import ToolParser, command
 
 
@@ -63,14 +59,11 @@ def parse_args() -> argparse.Namespace:
 
 def build_predictor(args: argparse.Namespace) -> Predictor:
     cfg = load_config(args)
-    check_framework(cfg)
-    checkpoint = find_checkpoint(args.checkpoint)
-    ask(cfg, ('test', ), checkpoint)
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
+    with reading_once():
+        model, checkpoint = load_model(cfg, args.checkpoint)
+        saved = None if '://' in checkpoint or is_packed(checkpoint) else \
+            saved_classes(saved_meta(checkpoint))
     model = to_form(model, args.inference, args.encoding)
-    saved = None if '://' in checkpoint or is_packed(checkpoint) else \
-        saved_classes(saved_meta(checkpoint))
     return Predictor(cfg, model, args.device, args.score_thr, saved)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
@@ -87,18 +88,12 @@ def ask(cfg: Config, parts: Iterable[str],
         text = f'{where}: {text}' if where else text
         if level == ERROR:
             wrong.append(text)
-        elif is_first_process():
+        elif is_main_process():
             print_log(text, 'current', level=30)
     if wrong:
         raise ValueError(
             'config, model and data do not agree:\n  ' + '\n  '.join(wrong)
             + f'\n  all that can be found: {CHECK}')
-
-
-def is_first_process() -> bool:
-    """Whether this is the one that speaks, also before processes join."""
-    ranks = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-    return all(os.environ.get(name, '0') == '0' for name in ranks)
 
 
 def questions(cfg: Config, parts: Iterable[str],

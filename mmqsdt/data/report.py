@@ -114,16 +114,17 @@ class Report:
         text = f'{where}: {detail}' if detail != '' else str(where)
         self.findings.setdefault(fault, []).append(text)
 
-    def add_counts(self, hint: str = '') -> None:
+    def add_counts(self, hint: str = '', whole: bool = True) -> None:
         """Note classes that never occur, and a part with nothing in it.
 
         Args:
             hint (str): Why they may not. Default: none.
+            whole (bool): All samples were counted. Default: True.
         """
         for name, count in self.classes.items():
             if count == 0:
                 self.add('class without samples', f'{name}{hint}')
-        if self.images == 0 or (self.classes and not sum(
+        if self.images == 0 or (whole and self.classes and not sum(
                 self.classes.values())):
             self.add('no samples', self.name)
 

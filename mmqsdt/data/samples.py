@@ -1,5 +1,6 @@
 """Going through the samples of a data set by the steps of its own pipeline."""
 
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ USUAL_MODES = ('RGB', 'L', 'RGBA', 'P', '1')
 MIN_SIDE = 16  # pixels: half the stride of the last feature map
 MAX_RATIO = 10  # of the long to the short side
 FEW = 256  # samples that need no worker processes
+LABEL_MAPS = 64  # that are decoded where not all are
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Samples(Dataset):
 
     Args:
         dataset (BaseDataset): Read already.
-        full (bool): Run its whole pipeline; else load annotations only.
+        full (bool): Run its whole pipeline; else load annotations only, and
+            of label maps no more than 64, evenly spread.
         files (bool): Look at image files. Default: True.
         ignored (int, optional): Value of label maps that is no class.
     """
@@ -69,6 +72,10 @@ class Samples(Dataset):
         if not full:
             self.steps = [step for step in self.steps
                           if isinstance(step, LoadAnnotations)]
+        self.stride = 1
+        if not full and any(getattr(step, 'with_seg', False)
+                            for step in self.steps):
+            self.stride = math.ceil(max(len(dataset), 1) / LABEL_MAPS)
         dataset.pipeline = self.run
         classes = dataset.metainfo.get('classes')
         self.number = None if classes is None else len(classes)
@@ -78,6 +85,7 @@ class Samples(Dataset):
 
     def __getitem__(self, index: int) -> Found:
         self.found = Found()
+        self.decode = index % self.stride == 0
         if not (self.full or self.files or self.steps):
             return self.found
         if self.full:
@@ -101,6 +109,8 @@ class Samples(Dataset):
             self.picture = look_at(data['img_path'], decode=self.full)
             if not self._look(self.picture, data):
                 return
+        if not self.decode:
+            return self._look_at_file(data)
         for step in self.steps:
             flags = [each.get('ignore_flag')
                      for each in data.get('instances') or ()]
@@ -139,6 +149,22 @@ class Samples(Dataset):
             found.add('wrong size', picture.path,
                       f'annotated as {said}, is {picture.size}')
         return True
+
+    def _look_at_file(self, data: dict) -> None:
+        """Note a label map that is not there, or has another size."""
+        path = data.get('seg_map_path')
+        if not self.files or not path:
+            return
+        labels = look_at(path)
+        if labels.fault == 'missing image':
+            self.found.add('image without label map', data.get('img_path'),
+                           f'no {path}')
+        elif labels.fault:
+            self.found.add(labels.fault, path, labels.detail)
+        elif labels.mode and self.picture is not None and \
+                self.picture.mode and labels.size != self.picture.size:
+            self.found.add('wrong size', path, f'{labels.size}, the image '
+                           f'{self.picture.size}')
 
     def _only_masks(self, step: LoadAnnotations, data: dict) -> dict:
         """Which masks are none; drawing all of them takes minutes."""

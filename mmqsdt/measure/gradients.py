@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers import IELIF, LSQWeight
 from ..models.counterpart import counterpart_config
-from .style import stage_of
+from ..utils.text import part_of
 
 # Gradient of a part over that of the counterpart, up to which both train with
 # the same schedule.
@@ -50,13 +50,6 @@ class GradientReport:
     parts: dict[str, float] = field(default_factory=dict)
     neurons: dict[str, NeuronState] = field(default_factory=dict)
     loss: float = 0.
-
-
-def part_of(path: str) -> str:
-    """Where a parameter or a neuron is: 'stage 3', 'roi_head.mask_head'."""
-    if path.startswith('roi_head.'):
-        return '.'.join(path.split('.')[:2])
-    return stage_of(path)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from .channels_last import ChannelsLastHook
 from .checkpoint_hook import ReliableCheckpointHook
 from .draw_predictions import DrawPredictionsHook
 from .integer_training import IntegerTrainingHook
+from .label_values import LabelValuesHook
 from .monitor import SpikeMonitorHook
 from .non_finite import NonFiniteError, NonFiniteHook
 from .small_batch import SmallBatchHook
@@ -12,7 +13,7 @@ from .stop import StopSignalHook
 
 __all__ = [
     'AverageStatisticsHook', 'ChannelsLastHook', 'DrawPredictionsHook',
-    'IntegerTrainingHook', 'NonFiniteError', 'NonFiniteHook',
-    'ReliableCheckpointHook', 'SmallBatchHook', 'SpikeMonitorHook',
-    'StopSignalHook'
+    'IntegerTrainingHook', 'LabelValuesHook', 'NonFiniteError',
+    'NonFiniteHook', 'ReliableCheckpointHook', 'SmallBatchHook',
+    'SpikeMonitorHook', 'StopSignalHook'
 ]

@@ -1,5 +1,6 @@
 """Firing of every layer in the logs of a training."""
 
+import math
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ...deploy.spikes import integer_counts, spiking_neurons
 from ...layers import LSQWeight, SpikingNeuron, settle_step_sizes
 from ...registry import HOOKS
+from ...utils.text import part_of
 
 # Mean count over the largest one, from which on a layer is called saturated.
 FULL_RATE = 0.95
@@ -76,14 +78,6 @@ class Firing:
     def channels(self) -> int:
         """C."""
         return len(self.highest)
-
-
-def part_of(path: str) -> str:
-    """Path of a stage, neck or head that a parameter belongs to."""
-    parts = path.split('.')
-    depth = 3 if parts[1:2] == ['stages'] else \
-        2 if parts[0] == 'roi_head' else 1
-    return '.'.join(parts[:depth])
 
 
 def fetch(firing: dict[str, Firing]) -> dict[str, Firing]:
@@ -197,7 +191,7 @@ class SpikeMonitorHook(Hook):
         if left <= self.window and not self._handles:
             self._listen_to_neurons()
         if left == 1:
-            self._listen_to_gradients()
+            self._listen_to_gradients(runner.optim_wrapper)
 
     def _listen_to_neurons(self) -> None:
         self._running = False
@@ -208,9 +202,13 @@ class SpikeMonitorHook(Hook):
               for name, neuron in self.neurons.items())
         ]
 
-    def _listen_to_gradients(self) -> None:
+    def _listen_to_gradients(self, wrapper) -> None:
         """Note the size of each gradient as soon as it is complete."""
         self._squares = {}
+        # Of the backward pass: a step may change it, and is left out where a
+        # gradient is infinite.
+        scaler = getattr(wrapper, 'loss_scaler', None)
+        self._scale = scaler.get_scale() if scaler is not None else 1.
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -310,11 +308,15 @@ class SpikeMonitorHook(Hook):
         return dict(zip(names, [*drift.tolist(), float(drift.mean())]))
 
     def _gradient_norms(self, runner) -> dict[str, float]:
-        """Of each part; one line when they explode in the backbone."""
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        scale = scaler.get_scale() if scaler is not None else 1.
-        norms = {part: float(sum(squares))**0.5 / scale
+        """Of each part; one line when they explode in the backbone.
+
+        A scaler of losses tries scales that are too large, and leaves out the
+        step; what else makes a gradient infinite is NonFiniteHook's.
+        """
+        norms = {part: float(sum(squares))**0.5 / self._scale
                  for part, squares in self._squares.items() if squares}
+        if not all(map(math.isfinite, norms.values())):
+            return {}  # no step was made with them
         stages = [n for part, n in norms.items() if '.stages.' in part]
         if len(stages) > 1 and not self._exploded and \
                 stages[0] > EXPLODED * stages[-1] > 0:

@@ -65,6 +65,19 @@ def runner_keys() -> set[str]:
     return found
 
 
+def check_keys(cfg: Config) -> None:
+    """Refuse keys that nothing reads, where one is missing that looks alike.
+
+    Raises:
+        ValueError: Names both.
+    """
+    absent = set(signature(Runner.__init__).parameters) - set(cfg)
+    for key in set(cfg) - {*runner_keys(), *OUR_KEYS}:
+        for near in get_close_matches(key, absent, n=1, cutoff=0.8):
+            raise ValueError(f'the config has {key}, which nothing reads, '
+                             f'and no {near}: misspelt?')
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config, by path or shipped name, and merge the arguments.
 
@@ -73,11 +86,13 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config; suggests the nearest.
-        ValueError: If --cfg-options name a key that no config has.
+        ValueError: If --cfg-options name a key that no config has, or the
+            config has one that is misspelt.
     """
     guard_loading(getattr(args, 'unsafe_load', False))
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(find_config(args.config))
+    check_keys(cfg)
     if args.cfg_options:
         known = {*cfg, *runner_keys(), *OUR_KEYS}
         for key in args.cfg_options:
@@ -177,7 +192,8 @@ def check_length(cfg: Config) -> None:
     """
     for name in ('max_epochs', 'max_iters'):
         length = (cfg.get('train_cfg') or {}).get(name, 1)
-        if isinstance(length, bool) or length != int(length) or length < 1:
+        if not isinstance(length, (int, float)) or isinstance(
+                length, bool) or length != int(length) or length < 1:
             raise ValueError(f'train_cfg.{name} must be a whole number from '
                              f'1 on, got {length!r}: nothing would be '
                              'trained')

@@ -67,6 +67,7 @@ FAULTS = {
     'class list': (ERROR, 'labels of one part mean other classes than those '
                    'of the other, or of the model'),
     'class names': (ERROR, 'labels mean other classes than was meant'),
+    'same data': (WARNING, 'the score is that of images that were learned'),
     'mask head': (ERROR, 'training or evaluation stops at its first masks'),
     'channels': (ERROR, 'training does not start'),
     'score': (ERROR, 'the evaluation fails, after the training'),

@@ -158,7 +158,7 @@ class Samples(Dataset):
         labels = look_at(path)
         if labels.fault == 'missing image':
             self.found.add('image without label map', data.get('img_path'),
-                           f'no {path}')
+                           _no_file(labels))
         elif labels.fault:
             self.found.add(labels.fault, path, labels.detail)
         elif labels.mode and self.picture is not None and \
@@ -185,11 +185,12 @@ class Samples(Dataset):
         elif getattr(step, 'with_seg', False):
             file = look_at(labels or '', decode=True)
             if not labels or file.fault == 'missing image':
-                found.add('image without label map', path,
-                          f'no {labels}' if labels else describe(error))
-            else:
-                found.add(file.fault or 'broken image', labels,
-                          file.detail or describe(error))
+                found.add('image without label map', path, _no_file(
+                    file) if labels else describe(error))
+            else:  # a whole file is not to blame
+                found.add(file.fault or (
+                    'failing pipeline' if file.mode else 'broken image'),
+                    labels, file.detail or describe(error))
         else:
             for instance in data['instances']:
                 try:  # each by itself
@@ -262,6 +263,10 @@ class Samples(Dataset):
                 f'{self.number - 1 + first}')
             usable = False
         return usable
+
+
+def _no_file(file: Picture) -> str:
+    return f'no {file.path}' + (f': {file.detail}' if file.detail else '')
 
 
 def _highest(path: str) -> int:

@@ -189,7 +189,7 @@ def _build(dataset: dict) -> BaseDataset:
 
 def check_sample(sample: dict, classes: tuple[str, ...] | None,
                  ignore_index: int | None = 255) -> None:
-    """Refuse labels outside the classes and boxes without area.
+    """Refuse labels outside the classes, and boxes without area.
 
     Args:
         sample (dict): What the pipelines of the three frameworks pack.
@@ -221,6 +221,12 @@ def check_sample(sample: dict, classes: tuple[str, ...] | None,
         if labels.numel() and not 0 <= int(labels.min()) <= \
                 int(labels.max()) < number:
             raise ValueError(f'label {labels.tolist()} of {number} classes')
+    if 'gt_instances' in truth and 'labels' in truth.gt_instances and number:
+        labels = truth.gt_instances.labels
+        if len(labels) and not 0 <= int(labels.min()) <= \
+                int(labels.max()) < number:  # the next one is the background
+            raise ValueError(f'a box has label {int(labels.max())}, the last '
+                             f'of {number} classes is {number - 1}')
     if 'gt_instances' in truth and 'bboxes' in truth.gt_instances:
         boxes = truth.gt_instances.bboxes
         boxes = getattr(boxes, 'tensor', boxes)

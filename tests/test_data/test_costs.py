@@ -32,7 +32,7 @@ def test_a_training_reads_its_annotations_once(kind, configure, run_tool,
         if 'full_init' in vars(cls):
             monkeypatch.setattr(cls, 'full_init', count)
     run_tool('train.py', 'my.py', '--work-dir', 'work', '--cfg-options',
-             *SHORT, LENGTH[kind], 'train_cfg.val_interval=100')
+             *SHORT, f'train_cfg.{LENGTH[kind]}', 'train_cfg.val_interval=100')
     assert seen[False] == 1
     assert list((tmp_path / 'work').glob('*.pth'))
 

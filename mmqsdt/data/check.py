@@ -249,7 +249,7 @@ def _look_at(cfg: Config, part: str, dataset: dict, full: bool,
     if not truth:
         for fault in TRUTH:
             report.findings.pop(fault, None)
-    if keep:
+    if keep and made.data_list:  # mmengine cannot pack nothing
         listener.leave()
         made.pipeline = pipeline
         made.serialize_data = dataset.get('serialize_data', True)

@@ -40,6 +40,8 @@ FAULTS = {
                     'nothing of the box is inside'),
     'box without mask': (WARNING, 'a model with a mask head learns nothing '
                          'from it: it is ignored, or its image is left out'),
+    'broken mask': (ERROR, _SKIPPED.replace(
+        'refuses to start', 'stops at it')),
     'duplicate id': (ERROR, 'training does not start, or annotations go to '
                      'the wrong image'),
     'unknown image': (ERROR, 'the annotation is left out'),
@@ -80,7 +82,8 @@ FAULTS = {
 }
 # Without these a part can be predicted on, where no score is wanted.
 TRUTH = ('image without annotation', 'image without label map',
-         'class without samples', 'no samples', 'box without mask')
+         'class without samples', 'no samples', 'box without mask',
+         'broken mask')
 # A training cannot start, or learns something else. All other faults of its
 # data it leaves out, counts and names.
 STOPPING = ('unreadable annotation', 'duplicate id', 'no samples',

@@ -167,9 +167,18 @@ class Samples(Dataset):
                            f'{self.picture.size}')
 
     def _only_masks(self, step: LoadAnnotations, data: dict) -> dict:
-        """Which masks are none; drawing all of them takes minutes."""
-        if getattr(step, 'with_mask', False):
-            step._process_masks(data)
+        """Which masks are none; drawing all of them takes minutes.
+
+        Those of an evaluation that are encoded are decoded: one that cannot
+        be ends it, and nothing says which.
+        """
+        if not getattr(step, 'with_mask', False):
+            return data
+        step._process_masks(data)
+        for each in data['instances'] if self.files else ():
+            if _is_encoded(each.get('mask')):
+                from pycocotools.mask import decode  # of detection alone
+                decode(each['mask'])
         return data
 
     def _note_failure(self, step: object, data: dict,
@@ -219,7 +228,8 @@ class Samples(Dataset):
 
     def _no_mask(self, data: dict, instance: dict, why: str) -> None:
         self.found.add(
-            'box without mask',
+            'broken mask' if _is_encoded(instance.get('mask'))
+            else 'box without mask',
             f'{data.get("img_path")}, annotation {instance.get("id")}',
             _kind_of(instance) or why)
         self.found.lost.append(instance['bbox_label'])
@@ -277,6 +287,11 @@ def _highest(path: str) -> int:
         return int(np.asarray(image).max())
 
 
+def _is_encoded(mask: object) -> bool:
+    return isinstance(mask, dict) and isinstance(
+        mask.get('counts'), (str, bytes))
+
+
 def _kind_of(instance: dict) -> str:
     """What stands where a mask should; '' if it may be one."""
     mask = instance.get('mask')
@@ -326,7 +341,8 @@ def count_labels(info: dict, classes: tuple, report: Report) -> None:
     if 'gt_label' in info:
         labels = np.ravel(info['gt_label']).tolist()
     else:
-        labels = [each['bbox_label'] for each in info.get('instances') or ()]
+        labels = [each['bbox_label'] for each in info.get('instances') or ()
+                  if not each.get('ignore_flag')]  # crowds, difficult ones
     for label in labels:
         if not 0 <= label < len(classes):
             report.add('wrong label', info.get('img_path'),

@@ -82,7 +82,8 @@ def test_an_encoded_mask_of_an_evaluation_is_named(configure, tmp_path):
     rewrite(tmp_path / 'coco/annotations/instances_val.json',
             lambda c: c['annotations'][1].update(
                 segmentation=dict(size=[48, 64], counts='abc')))
-    with pytest.raises(ValueError, match='broken mask: .*val/1.jpg, annotation 1: .*RLE'):
+    with pytest.raises(ValueError, match='broken mask: .*val/1.jpg, '
+                       'annotation 1: .*RLE'):
         refuse_faults(cfg, ('test', ))
 
 

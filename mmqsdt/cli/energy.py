@@ -13,17 +13,14 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from ..checkpoints.fit import load_for_test
-from ..checkpoints.resume import find_checkpoint
-from ..data.questions import ask
 from ..data.sources import check_data
 from ..measure.energy import EnergyCosts, measure_energy
 from ..measure.energy_plot import plot_energy
 from ..measure.energy_table import print_report
 from ..measure.regions import fix_regions
-from ..utils.build import build_model, load_batches
+from ..utils.build import load_batches
 from ..utils.frameworks import check_framework
-from .common import load_config
+from .common import load_config, load_model
 from .ending import ToolParser, command
 
 
@@ -85,10 +82,7 @@ def main() -> None:
     regions = (0, 0) if args.regions == 0 else fix_regions(cfg, args.regions)
     check_framework(cfg)
     check_data(cfg, (args.data, ))
-    checkpoint = find_checkpoint(args.checkpoint)
-    ask(cfg, (args.data, ), checkpoint)
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
+    model, _ = load_model(cfg, args.checkpoint, args.data)
     batches = load_batches(cfg, args.data, args.images)
     out_dir = Path(cfg.work_dir)
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -13,14 +13,10 @@ import torch
 from mmengine.config import Config, DictAction
 from torch import Tensor, nn
 
-from ..checkpoints.fit import load_for_test
-from ..checkpoints.resume import find_checkpoint
 from ..data.classes import can_be_looked_at, dataset_meta
-from ..data.questions import ask
 from ..data.sources import check_data, leaf_datasets
-from ..utils.build import build_model, input_channels, load_batches
-from ..utils.frameworks import check_framework
-from .common import add_output, load_config, parse_output
+from ..utils.build import input_channels, load_batches
+from .common import add_output, load_config, load_model, parse_output
 from .ending import ToolParser, command
 
 RECIPE = """run it:
@@ -118,11 +114,7 @@ def main() -> None:
         opset=args.opset, normalise=args.normalise)
     Options(**options, size=args.size or (224, 224))  # before any work
     cfg = load_config(args)
-    check_framework(cfg)
-    checkpoint = find_checkpoint(args.checkpoint)
-    ask(cfg, ('test', ), checkpoint)
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
+    model, checkpoint = load_model(cfg, args.checkpoint)
     images, what = load_images(cfg, model, args.size)
     if args.static:
         images = images[:1]

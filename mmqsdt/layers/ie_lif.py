@@ -4,10 +4,11 @@ import math
 from functools import partial
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from ..registry import MODELS
+from .common_start import follow
 from .lif import SpikingNeuron
 
 # Most levels for which two bins each fit into the 256 values of a byte.
@@ -136,9 +137,11 @@ class IELIF(SpikingNeuron):
     neuron, trained as :math:`\log \theta`, which keeps it positive and lets
     an optimizer change it in proportion. It starts at
     :math:`\theta = 2 mean|H| / \sqrt{D}` of the first batch that is trained
-    on (of all processes together), LSQ's start for activations; until then
-    it has the value of this formula for H from N(0, 1). Setting
-    :attr:`threshold` starts it as well. Its gradient is scaled by
+    on, LSQ's start for activations; until then it has the value of this
+    formula for H from N(0, 1). Of several processes each starts from its own
+    batch, and before the first step of the optimizer all take the value of
+    their batches together. Setting :attr:`threshold` starts it as well, and
+    checkpoints say whether it has started. Its gradient is scaled by
     :math:`1 / \sqrt{n D}` for n elements a sample, as LSQ does.
 
     Shape: ``(T*B, ...)`` in, the same out, each value one of 0, a, .., D a.
@@ -210,6 +213,7 @@ class IELIF(SpikingNeuron):
         if learned:
             self.log_threshold = nn.Parameter(torch.empty(1))
             self.reset_threshold()
+            follow(self)
         else:
             self._threshold = threshold
             self.register_parameter('log_threshold', None)
@@ -218,7 +222,7 @@ class IELIF(SpikingNeuron):
     def reset_threshold(self) -> None:
         """Let a learned threshold start again from the next batch."""
         self.threshold = self.default_threshold
-        self._started = False
+        self._started, self.seen = False, (0., 0.)
 
     @property
     def default_threshold(self) -> float:
@@ -241,7 +245,8 @@ class IELIF(SpikingNeuron):
             self._threshold = value
             return
         self.log_threshold.fill_(math.log(value))
-        self._started = True  # from here, not from the next batch
+        # From here, not from the next batch, and in all processes alike.
+        self._started, self.seen = True, None
 
     @property
     def amplitude(self) -> float:
@@ -261,16 +266,18 @@ class IELIF(SpikingNeuron):
         """Set a learned threshold to 2 mean|H| / sqrt(D).
 
         Args:
-            potential (Tensor): H, of any shape. Nothing happens if it, with
-                those of all other processes, is empty or all zero.
+            potential (Tensor): H, of any shape. Nothing happens if it is
+                empty, all zero or not finite.
         """
-        total = potential.new_tensor(
-            [potential.abs().sum(dtype=torch.float32), potential.numel()],
-            dtype=torch.float32)
-        all_reduce(total)
-        mean = float(total[0] / total[1].clamp(min=1))
-        if 0 < mean < math.inf:
-            self.threshold = 2 * mean / self.levels**0.5
+        total = float(potential.abs().sum(dtype=torch.float32))
+        if 0 < total < math.inf:
+            self.start_from(total, potential.numel())
+            if get_world_size() > 1:
+                self.seen = total, float(potential.numel())
+
+    def start_from(self, total: float, number: float) -> None:
+        """Set a learned threshold by a sum of |H| over so many elements."""
+        self.threshold = 2 * total / number / self.levels**0.5
 
     def _scaled_threshold(self, potential: Tensor) -> Tensor:
         """Return theta, (1, ), with its gradient scaled by 1 / sqrt(n D)."""
@@ -310,6 +317,17 @@ class IELIF(SpikingNeuron):
             membrane = potential - threshold * counts[-1]
         return torch.cat(counts) * amplitude  # (T*B, ...)
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({'seen': None, **state})
+        if self.learned:
+            follow(self)  # copies are trained, too
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.learned:  # beside the version of each module
+            metadata = getattr(destination, '_metadata', {})
+            metadata.get(prefix[:-1], {}).update(started=self._started)
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata,
                               strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
@@ -329,7 +347,9 @@ class IELIF(SpikingNeuron):
             error_msgs.append(f'{key} must be finite; the checkpoint is '
                               'damaged or its training had diverged')
         else:
-            self._started = True
+            # Who saved it without a word had started it.
+            self._started = bool(local_metadata.get('started', True))
+            self.seen = None if self._started else (0., 0.)
 
     def extra_repr(self) -> str:
         learned = ' (learned)' if self.learned else ''

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ..layers import IELIF, LSQWeight
 from ..models.counterpart import check_counterpart, counterpart_config
 from ..utils.tables import new_table, print_table
+from ..utils.text import part_of
 from .firing import FiringRate
 from .record import listening
-from .style import stage_of
 
 # Up to this ratio of a part's gradient to that of the counterpart, both train
 # well with the same schedule.
@@ -50,13 +50,6 @@ class GradientReport:
     parts: dict[str, float] = field(default_factory=dict)
     neurons: dict[str, NeuronState] = field(default_factory=dict)
     loss: float = 0.
-
-
-def part_of(path: str) -> str:
-    """Name the part that a module is in: 'stage 3', 'roi_head.mask_head'."""
-    if path.startswith('roi_head.'):
-        return '.'.join(path.split('.')[:2])
-    return stage_of(path)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ NOT_RUN = {
     'make test': 'that is this',
     'make torture': 'half an hour; test_soak and test_reliability run parts',
     'make docs': 'tests/test_docs.py builds the site',
+    'mmqsdt -h': 'tests/test_import.py shows it',
     'make zoo': ZOO,
     'python tools/swap.py': SWAP,
     'python tools/test.py configs/cls/qsdt_imagenet.py OURS.pth':

@@ -84,7 +84,7 @@ def pack_codes(codes: Tensor, bits: int) -> bytes:
 
 
 def unpack_codes(packed: bytes, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the codes that :func:`pack_codes` was given, int8."""
+    """The codes that :func:`pack_codes` was given, int8, of this shape."""
     count = math.prod(shape)
     each = np.unpackbits(
         np.frombuffer(packed, np.uint8),
@@ -107,7 +107,7 @@ def _huffman(data: bytes) -> bytes:
 
 
 def _huffman_decoded(data: bytes, size: int) -> bytes:
-    """Decompress a result of known size.
+    """The inverse, for a result of known size.
 
     Raises:
         ValueError: If that is not what the data are.
@@ -131,7 +131,7 @@ def _key(layer: str, entry: str) -> str:
 
 
 def quantized_layers(model: nn.Module) -> dict[str, LSQWeight]:
-    """Return the layers of a model that have integer codes, by path."""
+    """The layers of a model that have integer codes, by path."""
     return {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)

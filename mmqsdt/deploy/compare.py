@@ -147,7 +147,7 @@ def recorded_neurons(
 
 
 def _tensors(outputs) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, dicts and data samples."""
+    """The tensors in any nesting of tuples, dicts and data samples."""
     if isinstance(outputs, Tensor):
         yield outputs
     elif isinstance(outputs, BaseDataElement):

@@ -111,7 +111,7 @@ def explain(model: nn.Module, layer: str, inputs=None) -> str:
 
 
 def describe_program(program: Program) -> Description:
-    """Make the rows of a float model that was traced."""
+    """The rows of a float model that was traced."""
     rows = [describe_layer(e, program) for e in program.layers.values()]
     # A product stands behind the layer that ran before it.
     before = None
@@ -125,7 +125,7 @@ def describe_program(program: Program) -> Description:
 
 
 def describe_layer(entry: WeightLayer, program: Program) -> LayerDescription:
-    """Make the row of a layer."""
+    """The row of a layer."""
     spikes = entry.spikes
     return LayerDescription(
         entry.name, layer_kind(entry.layer), 'spike' if spikes else 'real',
@@ -135,7 +135,7 @@ def describe_layer(entry: WeightLayer, program: Program) -> LayerDescription:
 
 def describe_product(name: str, product: Product,
                      program: Program) -> LayerDescription:
-    """Make the row of a product of spikes with spikes or real values."""
+    """The row of a product of spikes with spikes, or with real values."""
     kind = f'{product.operations[0]} of ' + (
         'counts' if len(product.spikes) > 1 else 'spikes')
     if product.trilinear:

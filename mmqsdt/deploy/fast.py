@@ -42,7 +42,7 @@ MAX_LEVELS = 127
 
 
 def to_fast(model: nn.Module, inputs=None) -> nn.Module:
-    """Copy a model in integer form that runs on a CPU's integer kernels.
+    """A copy in integer form that runs on the integer kernels of a CPU.
 
     The function of :func:`to_integer`: sums of codes times counts are exact,
     in int32. The float32 operations behind them come in another order, so
@@ -72,7 +72,7 @@ def to_fast(model: nn.Module, inputs=None) -> nn.Module:
 
 
 def fold_fast(entry: WeightLayer, encoding: str) -> FoldedLayer:
-    """Make the inference form of a layer, on a packed kernel if possible."""
+    """The inference form of a layer, on a packed kernel if there is one."""
     for kind, fast in ((nn.Conv2d, FastConv2d), (nn.Linear, FastLinear)):
         if isinstance(entry.layer, kind):
             return fast(entry, encoding)
@@ -142,18 +142,18 @@ class FastLayer(FoldedLayer):
         return self.weight * scale
 
     def build_kernel(self) -> IntegerConv | FloatConv | IntegerLinear:
-        """Return the kernel that does all the layer does."""
+        """The kernel that does all the layer does."""
         raise NotImplementedError
 
     def changed(self, **values) -> 'FastLayer':
-        """Copy it with other attributes."""
+        """A copy with other attributes."""
         layer = deepcopy(self)
         for name, value in values.items():
             setattr(layer, name, value)
         return layer
 
     def emitting(self, neuron: 'FastNeuron') -> 'FastLayer':
-        """Copy it with the neuron behind it fused: it emits counts.
+        """A copy that puts out the counts of a neuron behind it.
 
         The kernel rounds half to even. For a neuron that rounds half up the
         bias is raised by the least that lifts every tie: within the float32
@@ -227,7 +227,7 @@ class FastNeuron(IELIF):
             neuron.levels, neuron.threshold, 1., rounding=neuron.rounding)
 
     def counts(self, x: Tensor) -> Tensor:
-        """Return the count C for each potential, in the potential's dtype."""
+        """The count C for each potential, in the potential's dtype."""
         return round_to_count(x / self.threshold, self.levels,
                               self.rounding == 'half_up')
 
@@ -250,7 +250,7 @@ class FusedNeuron(SpikingNeuron):
         self.levels = neuron.levels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the counts as they are."""
+        """Counts in, the same out."""
         return x
 
 
@@ -392,7 +392,7 @@ def is_folded(*norms: nn.Module) -> bool:
 
 @singledispatch
 def fuse(unit: nn.Module) -> nn.Module:
-    """Fuse what can be fused in a unit of the integer form."""
+    """A unit of the integer form with what can be fused in it."""
     return unit
 
 

@@ -77,7 +77,7 @@ def name_of(function: Callable) -> str:
 
 
 def tensors(item) -> Iterator[Tensor]:
-    """Yield the tensors in nested sequences, dicts and data samples."""
+    """The tensors in any nesting of sequences, dicts and data samples."""
     if isinstance(item, Tensor):
         yield item
         return
@@ -184,7 +184,7 @@ class Tracer(TorchFunctionMode):
         return outputs
 
     def named_products(self) -> dict[str, Product]:
-        """Return the products by the names of their module and role."""
+        """The products by names: of their module and of what they are."""
         found: dict[str, Product] = {}
         seen: Counter[str] = Counter()
         for product in self.products:
@@ -204,7 +204,7 @@ class Tracer(TorchFunctionMode):
         self.frames[-1].values.append(value)
 
     def value(self, x: Tensor, reader: str = '') -> Value:
-        """Return what a tensor is.
+        """What a tensor is.
 
         If nothing seen has made it, or filled it before somebody reads it,
         everything at hand may be part of it.
@@ -275,7 +275,7 @@ class Tracer(TorchFunctionMode):
 
     def found_product(self, name: str, tags: list[Spikes | None],
                       elementwise: bool) -> Product:
-        """Return the product that this is, or is the second part of."""
+        """The product that this is, or the second part of."""
         frame = self.frames[-1]
         bounded = [tag for tag in tags if tag is not None and tag.bounded]
         first = next((tag for tag in tags
@@ -311,7 +311,7 @@ class Tracer(TorchFunctionMode):
 
     def run(self, path: str, module: nn.Module, forward: Callable, *args,
             **kwargs):
-        """Follow a module's forward."""
+        """A module's forward."""
         if self.inside:
             return forward(*args, **kwargs)
         if isinstance(module, self.leaves) or \
@@ -338,7 +338,7 @@ class Tracer(TorchFunctionMode):
 
     def run_leaf(self, path: str, module: nn.Module, forward: Callable, *args,
                  **kwargs):
-        """Follow a layer, a norm, a neuron, or a module of the table."""
+        """A layer, a norm, a neuron, or a module of the table."""
         self.inside += 1
         name = type(module).__name__
         read = list(tensors([args, kwargs]))

@@ -21,7 +21,7 @@ NEAR = 0.05
 
 
 def norm_gain_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Return an evaluated batch norm as x * gain + shift, float64.
+    """An evaluated batch norm as x * gain + shift, float64.
 
     Raises:
         ValueError: If it keeps no running statistics.
@@ -129,12 +129,12 @@ class FoldedLayer(nn.Module):
         return int(channels.max()) * self.levels
 
     def exact_dtype(self) -> torch.dtype:
-        """Return the float type in which no such sum is rounded."""
+        """The float type in which no such sum can be rounded."""
         return torch.float64 if self.largest_sum() >= EXACT_FLOAT32 \
             else torch.float32
 
     def operate(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Compute the conv or the matrix product, without bias."""
+        """The conv or the matrix product, without bias."""
         raise NotImplementedError
 
     def per_channel(self, x: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class FoldedLayer(nn.Module):
         return counts
 
     def slots(self, x: Tensor) -> Tensor:
-        """Return what is read, (slots, N, ...)."""
+        """What is read, (slots, N, ...)."""
         if self.levels is None:
             return x.to(self.carrier).unsqueeze(0)
         counts = self.counts(x)
@@ -250,7 +250,7 @@ class FoldedLinear(FoldedLayer):
 
 
 def fold(entry: WeightLayer, encoding: str) -> FoldedLayer:
-    """Make the inference form of a layer.
+    """The inference form of a layer.
 
     Raises:
         ValueError: If its kind is not known.

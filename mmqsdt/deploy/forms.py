@@ -18,7 +18,7 @@ from .spikes import ENCODINGS, SlotAttention, SlotNeuron
 
 
 def to_integer(model: nn.Module, inputs=None) -> nn.Module:
-    """Copy a model so that it computes on integers wherever spikes are read.
+    """A copy that computes on integers wherever spikes are read.
 
     Every LSQ weight is its integer code (int8) with one scale a channel,
     batch norms are folded into scale and bias, neurons emit integer counts.
@@ -48,7 +48,7 @@ def to_integer(model: nn.Module, inputs=None) -> nn.Module:
 def to_spikes(model: nn.Module,
               encoding: str = 'thermometer',
               inputs=None) -> nn.Module:
-    """Copy a model so that every layer that reads spikes reads binary ones.
+    """A copy in which every layer that reads spikes reads binary ones.
 
     Every neuron emits binary slots for each time step; weights accumulate
     slot by slot, attention multiplies binary tensors, and scale, bias and
@@ -83,7 +83,7 @@ def convert(
     fuse: Callable[[Program, dict[nn.Module, nn.Module]], None] | None = None,
     program: Program | None = None,
 ) -> nn.Module:
-    """Copy a model with norms folded into layers and neurons of counts.
+    """A copy with folded layers, norms gone, and neurons that emit counts.
 
     Args:
         model (nn.Module): As in :func:`to_integer`.
@@ -146,7 +146,7 @@ def keep_description(model: nn.Module, rows: Description) -> None:
 
 
 def counting_neuron(neuron: SpikingNeuron) -> SpikingNeuron:
-    """Make the same neuron with amplitude 1: it emits counts."""
+    """The same neuron of amplitude 1: it emits counts."""
     if neuron.amplitude == 1:
         return neuron
     if type(neuron) is IELIF:

@@ -57,7 +57,7 @@ class IntegerConv:
         self.packed: dict[tuple[int, int], Tensor] = {}
 
     def pack(self, height: int, width: int) -> Tensor:
-        """Pack the codes in the order that kernels for maps of this size read.
+        """The codes in the order that kernels for maps of this size read.
 
         Maps that are not small share one. Where the order is not the
         kernel's, it is changed at every call: 9 ms for 256 x 768 codes.

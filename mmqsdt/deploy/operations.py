@@ -32,7 +32,7 @@ class Spikes:
 
     @classmethod
     def of(cls, neuron: SpikingNeuron) -> 'Spikes':
-        """Return what a neuron emits."""
+        """What a neuron puts out."""
         return cls((neuron, ), float(neuron.amplitude), int(neuron.levels))
 
     @property
@@ -41,7 +41,7 @@ class Spikes:
         return self.levels is not None and bool(self.neurons)
 
     def scaled(self, factor: float) -> 'Spikes | None':
-        """Multiply by a number; None if that makes no spikes."""
+        """Times a number; None if that makes no spikes."""
         if factor == 0 or not self.neurons:
             return ZEROS
         return replace(self, amplitude=self.amplitude * factor) \
@@ -94,21 +94,21 @@ Rule = Callable[[list, tuple, dict], Spikes | None]
 
 
 def keep(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
-    """Keep the spikes of a tensor that is moved, picked or repeated."""
+    """It only moves, picks or repeats what is in the first tensor."""
     return tags[0]
 
 
 def end(tags: list, args: tuple, kwargs: dict) -> None:
-    """End the spikes: the output is real-valued."""
+    """It puts out real values."""
 
 
 def join(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
-    """Keep spikes that are put side by side, or the larger of two."""
+    """It puts tensors side by side, or takes the larger of two."""
     return joined(tags)
 
 
 def largest(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
-    """Take the maximum over axes, or of two tensors."""
+    """The maximum over axes, or of two tensors."""
     return joined(tags)
 
 
@@ -118,14 +118,14 @@ def has_zero(args: tuple) -> bool:
 
 
 def write(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
-    """Write one tensor, or a number, into another."""
+    """It writes one tensor, or a number, into another."""
     if isinstance(args[2], (int, float)):
         return tags[0] if args[2] == 0 else None
     return joined([tags[0], tags[-1]])
 
 
 def add(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
-    """Add: sums are real values, but a loop may begin with zeros."""
+    """Sums are real values, but for zeros: a loop can begin with them."""
     if len(tags) == 1:
         return tags[0] if has_zero(args) else None
     rest = [tag for tag in tags if tag != ZEROS]
@@ -141,7 +141,7 @@ def pad(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
 
 
 def interpolate(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
-    """Interpolate: the nearest pixel is a pixel; other modes take means."""
+    """The nearest pixel is a pixel; other modes take means."""
     mode = kwargs.get('mode', args[3] if len(args) > 3 else 'nearest')
     return tags[0] if mode.startswith('nearest') else None
 
@@ -153,7 +153,7 @@ def dropout(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
 
 
 def scale(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
-    """Multiply: a number changes the amplitude."""
+    """Times a number, the amplitude is another."""
     number = next((a for a in args if isinstance(a, (int, float))), None)
     return None if number is None else tags[0].scaled(number)
 
@@ -166,7 +166,7 @@ def divide(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
 
 
 def product(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
-    """Sum products: counts without bound if all are spikes."""
+    """Sums of products: counts without bound if all are spikes."""
     if len(tags) != 2 or not all(tag and tag.neurons for tag in tags):
         return None
     a, b = tags
@@ -175,7 +175,7 @@ def product(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
 
 
 def elementwise(tags: list, args: tuple, kwargs: dict) -> Spikes | None:
-    """Multiply by a number, or counts by counts."""
+    """A number, or counts times counts."""
     if len(tags) == 1:
         return scale(tags, args, kwargs)
     if None in tags or not all(tag.bounded for tag in tags):

@@ -129,7 +129,7 @@ class Program:
     # Layers.
 
     def _read(self, path: str, layer: nn.Module) -> WeightLayer:
-        """Return what a layer reads, and what alone reads it."""
+        """What a layer reads, and what alone reads it."""
         made = self.calls.get(layer, [])
         entry = WeightLayer(layer, name=path,
                             inputs=[value.sources[0] for value in made])
@@ -154,7 +154,8 @@ class Program:
         return entry
 
     def _sole_reader(self, made: list[Value]) -> nn.Module | None:
-        """Return the module that alone reads these values, and no others."""
+        """The module that reads these values, if they are read by no other
+        and it reads no other."""
         readers = []
         for value in made:
             if value.hidden or len(value.readers) != 1:
@@ -184,7 +185,7 @@ class Program:
         return self.reason(values[0])
 
     def reason(self, value: Value) -> str:
-        """Find what made a value real: where spikes ended, if near."""
+        """What made a value real: where spikes ended, if they were near."""
         near = [value]
         for each in near:  # grows
             real = [s for s in each.sources if s.spikes is None]
@@ -293,7 +294,7 @@ class Program:
         return '\n'.join(lines)
 
     def _tell(self, value: Value, lines: list[str], depth: int) -> None:
-        """Add a value and its origins, down to neurons and layers."""
+        """A value and what it was made of, down to neurons and layers."""
         name = self.paths[value.module] if value.module else value.scope
         text = f'{"  " * depth}{value.step}'
         text += (f' {name}' if value.module else f' in {name}') if name else ''

@@ -93,7 +93,7 @@ class LSQWeight:
     The step size starts at :math:`2 mean|w| / \sqrt{2^{b-1} - 1}`. As long
     as nobody has learned or loaded it, it follows the weights: it is derived
     again when float weights are loaded without one, and on first use if the
-    weights were re-initialised in between. It stays above 1/20 of where it
+    weights were re-initialized in between. It stays above 1/20 of where it
     started, and above 0 in every checkpoint: an optimizer such as Adam moves
     it by its learning rate, whatever its size.
 
@@ -140,7 +140,7 @@ class LSQWeight:
 
     @torch.compiler.disable
     def settle_step_size(self) -> None:
-        """First use: follow weights that were re-initialised meanwhile."""
+        """First use: follow weights that were re-initialized meanwhile."""
         if not self.weight.is_meta:
             self._follow_weight()
             self._step_is_default = False

@@ -178,7 +178,7 @@ class EnergyReport:
 
     @staticmethod
     def counterpart(measure: str) -> str:
-        """Return the measure of the ANN that a measure is compared with."""
+        """The measure of the ANN that a measure is compared with."""
         return 'ann_as_published' if measure == 'as_published' else 'ann'
 
     def write_json(self, path: str | Path) -> None:
@@ -310,7 +310,7 @@ def _repeated_pictures(model: nn.Module, batch) -> dict[str, int]:
 
 def _by_module(counts: Mapping[str, Mapping],
                model: nn.Module) -> dict[str, int]:
-    """Return a counter's counts by path; a shared module's by its first.
+    """Counts of a counter by path; of a shared module by its first path.
 
     PyTorch's module tracker names a shared module after the parent that ran
     last, so it has counts under each of its paths.

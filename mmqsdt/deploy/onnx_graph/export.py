@@ -122,7 +122,7 @@ def check_destination(path: Path) -> None:
 
 def build(model: nn.Module, options: Options,
           metadata: dict[str, str] | None = None) -> onnx.ModelProto:
-    """Write the graph from images to raw outputs; see :func:`export_onnx`."""
+    """The graph from images to raw outputs; see :func:`export_onnx`."""
     backbone = getattr(model, 'backbone', model)
     written = backbone if options.part == 'backbone' else model
     if options.form == 'integer':
@@ -149,7 +149,7 @@ def build_region_head(head: nn.Module, channels: int, size: int,
                       options: Options,
                       metadata: dict[str, str] | None = None
                       ) -> onnx.ModelProto:
-    """Write the graph of a head on regions (R, channels, size, size)."""
+    """The graph of a head that reads regions (R, channels, size, size)."""
     outputs, counts = run(region_outputs, head, channels, options, 'regions')
     facts = dict(input='what RoIAlign cuts from the maps feat0, ...',
                  output=region_fact(head))
@@ -178,7 +178,7 @@ def run(outputs_of: Callable[[nn.Module, Value], dict[str, Value]],
 
 
 def normalised(model: nn.Module, images: Value) -> Value:
-    """Normalize the images as the model's data preprocessor does.
+    """The images as the model's data preprocessor normalises them.
 
     Raises:
         ValueError: If it has no such preprocessor.
@@ -211,7 +211,7 @@ def preprocessing(model: nn.Module) -> tuple:
 
 
 def input_facts(model: nn.Module, options: Options) -> dict[str, str]:
-    """Say what an image needs before it is put in."""
+    """What has to be done with an image before it is put in."""
     swap, mean, std = preprocessing(model)
     channels = input_channels(model)
     text = f'(B, {channels}, H, W), '
@@ -234,7 +234,7 @@ def input_facts(model: nn.Module, options: Options) -> dict[str, str]:
 def finish(name: str, shape: tuple, outputs: dict[str, Value],
            counts: dict[str, list[Value]], options: Options,
            metadata: dict[str, str]) -> onnx.ModelProto:
-    """Put inputs, outputs and metadata around the nodes; then check."""
+    """Inputs, outputs and metadata around the nodes; then the checker."""
     infos = []
     graph = next(iter(outputs.values())).graph
 

@@ -48,7 +48,7 @@ class Graph:
         self._turned: dict[tuple[str, tuple[int, ...]], str] = {}
 
     def number_layer(self) -> int:
-        """Return the next number, equal in a draft and in the final graph."""
+        """The next number, the same in a draft and in the final graph."""
         self.layers += 1
         return self.layers
 
@@ -57,12 +57,12 @@ class Graph:
         return self.draft is not None and self.draft.readers[layer] == 1
 
     def unique(self, name: str) -> str:
-        """Make a name: scope, name, number."""
+        """The name with the scope before it and a number behind it."""
         scope = f'{self.scope}/' if self.scope else ''
         return f'{scope}{name}_{len(self.nodes) + len(self.constants)}'
 
     def constant(self, array, dtype: type | None = None) -> str:
-        """Add a constant tensor; equal ones are stored once."""
+        """A constant tensor; equal ones are stored once."""
         array = np.asarray(array, dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._known:
@@ -86,7 +86,7 @@ class Graph:
         return names[0] if outputs == 1 else names
 
     def turned(self, name: str, order: tuple[int, ...]) -> str:
-        """Permute a tensor's axes; each is turned once."""
+        """A tensor with its axes in another order; each is turned once."""
         key = name, order
         if key not in self._turned:
             turned = self.node('Transpose', name, perm=order)
@@ -162,21 +162,21 @@ class Value:
         self.unit = unit
 
     def real(self) -> 'Value':
-        """Write this value, and return it."""
+        """This value, written."""
         return self
 
     def first_name(self) -> str:
-        """Return the tensor with channels first."""
+        """The tensor with channels first."""
         return self.graph.turned(self.name, TO_FIRST) if self.last \
             else self.name
 
     def last_name(self) -> str:
-        """Return the tensor with channels last."""
+        """The tensor with channels last."""
         return self.name if self.last or self.rank == 2 \
             else self.graph.turned(self.name, TO_LAST)
 
     def like(self, name: str, **changes) -> 'Value':
-        """Make a real value, of the same shape unless told otherwise."""
+        """A real value of the same shape unless told otherwise."""
         known = dict(channels=self.channels, rank=self.rank, last=self.last)
         return Value(self.graph, name, **{**known, **changes})
 
@@ -188,7 +188,7 @@ class Value:
         return Shape(self)
 
     def size(self, dim: int | None = None):
-        """Return the shape, or an entry of it."""
+        """The shape, or an entry of it."""
         return self.shape if dim is None else self.shape[dim]
 
     def __getattr__(self, name: str):
@@ -197,16 +197,16 @@ class Value:
         raise unsupported(f'Tensor.{name}')
 
     def dim(self) -> int:
-        """Return the number of axes."""
+        """Number of axes."""
         return self.rank
 
     def apply(self, kind: str, *inputs: str, **attributes) -> 'Value':
-        """Add an operation that works on each element."""
+        """An operation that works on each element."""
         x = self.real()
         return x.like(x.graph.node(kind, x.name, *inputs, **attributes))
 
     def per_channel(self, array: np.ndarray) -> str:
-        """Add a constant (C, ) that broadcasts over this tensor, float32."""
+        """A constant (C, ) that broadcasts over this tensor, float32."""
         shape = -1, *[1] * (self.rank - 2 if not self.last else 0)
         return self.graph.constant(array.reshape(shape), np.float32)
 
@@ -242,7 +242,7 @@ class Value:
         return self.flatten(1).like_channels(self.channels)
 
     def like_channels(self, channels: int) -> 'Value':
-        """Return the same, with a known number of channels."""
+        """The same, with a known number of channels."""
         return self.like(self.name, channels=channels)
 
     def mean(self, dim) -> 'Value':
@@ -267,7 +267,7 @@ class Value:
 
 
 def unsupported(what: str) -> ValueError:
-    """Make the error for what cannot be written."""
+    """The error for what cannot be written."""
     return ValueError(
         f'this model cannot be written as ONNX: {what} has no translation in '
         'mmqsdt.deploy.onnx_graph; --part backbone exports the backbone '

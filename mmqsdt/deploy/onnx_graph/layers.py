@@ -28,12 +28,12 @@ class Counts(Value):
         self.neuron = neuron
 
     def as_float(self) -> Value:
-        """Return the counts as float32."""
+        """The counts as float32."""
         name = self.graph.node('Cast', self.name, to=TensorProto.FLOAT)
         return self.like(name)
 
     def real(self) -> Value:
-        """Return what the neuron emits: its amplitude times the counts."""
+        """What the neuron emits: its amplitude times the counts."""
         x = self.as_float()
         return x if self.neuron.amplitude == 1 else x.apply(
             'Mul', self.graph.constant(self.neuron.amplitude, np.float32))
@@ -105,7 +105,7 @@ class Layer(Value):
         self.written: Value | None = None
 
     def changed(self, **weights) -> 'Layer':
-        """Return the same layer with other weights."""
+        """The same layer with other weights."""
         layer = type(self)(self.source, replace(self.weights, **weights))
         layer.scope = self.scope
         return layer
@@ -145,7 +145,7 @@ class Layer(Value):
         return Value(graph, name, self.channels)
 
     def fused(self, neuron: nn.Module) -> Counts | None:
-        """Write the layer and a neuron behind it in one, if there is one."""
+        """The layer and a neuron behind it in one, if there is such."""
         return None
 
 
@@ -187,7 +187,7 @@ class IntegerLayer(Layer):
 
     def quantized_conv(self, x: str, codes: np.ndarray, bias: np.ndarray,
                        factors: np.ndarray) -> str:
-        """Write what becomes QLinearConv: round(factor * (codes . x + bias)).
+        """What becomes QLinearConv: round(factor * (codes . x + bias)).
 
         Args:
             x (str): Counts, uint8.
@@ -228,9 +228,8 @@ class IntegerLayer(Layer):
         return Counts(neuron, self.graph, name, self.channels)
 
     def write_linear(self) -> Value:
-        """Write a linear layer as a product with one axis more.
-
-        Without that axis it would become a Gemm of floats.
+        """A linear layer, with an axis more: without, it would become a Gemm
+        of floats.
         """
         graph, w = self.graph, self.weights
         axis = graph.constant([1], np.int64)
@@ -241,7 +240,7 @@ class IntegerLayer(Layer):
 
     def write_product(self, x: str, codes: np.ndarray,
                       scale: np.ndarray) -> str:
-        """Write what becomes MatMulIntegerToFloat: scale * (codes . x).
+        """What becomes MatMulIntegerToFloat: scale * (codes . x).
 
         Args:
             x (str): Counts, uint8, channels last.
@@ -258,7 +257,7 @@ class IntegerLayer(Layer):
         return graph.node('MatMul', x, weight)
 
     def write_rows(self) -> str:
-        """Write a conv as a product for each kernel row, channels last.
+        """A conv as one product for each row of its kernel, channels last.
 
         ONNX Runtime has no integer conv with a float output. So the columns
         under a row of the kernel lie side by side as channels, the product
@@ -285,7 +284,7 @@ class IntegerLayer(Layer):
         return graph.node('Mul', total, graph.constant(w.scale, np.float32))
 
     def shifted(self, x: str, axis: int, tap: int, taps: int) -> str:
-        """Return the pixels that a kernel's tap reads, along height or width.
+        """The pixels that one tap of a kernel reads, along height or width.
 
         Args:
             x (str): Padded, channels last.
@@ -303,13 +302,13 @@ class IntegerLayer(Layer):
 
 
 def clipped(graph: Graph, name: str, levels: int) -> str:
-    """Saturate counts at D, as integers: float clips would not be fused."""
+    """Counts saturated at D, as integers: float clips would not be fused."""
     return graph.node('Clip', name, graph.constant(0, np.uint8),
                       graph.constant(levels, np.uint8))
 
 
 def write_neuron(neuron: IELIF, x: Value) -> Counts:
-    """Write an IE-LIF neuron of one time step that emits counts as uint8.
+    """An IE-LIF neuron of one time step that emits counts as uint8.
 
     QuantizeLinear rounds half to even; :func:`tie_free_step` makes it round
     half up where the neuron does.
@@ -328,7 +327,7 @@ def write_neuron(neuron: IELIF, x: Value) -> Counts:
 
 
 def write_float_neuron(neuron: IELIF, x: Value) -> tuple[Value, Value]:
-    """Write the same in float arithmetic: what it emits, and its counts."""
+    """The same in float arithmetic: what it emits, and its counts."""
     x = x.real()
     graph = x.graph
 

@@ -60,7 +60,7 @@ class Writer:
         self.counts: dict[str, list[Value]] = {}
 
     def prepared(self, model: nn.Module) -> nn.Module:
-        """Copy a module: it writes nodes when it is given a :class:`Value`."""
+        """A copy that writes nodes when it is given a :class:`Value`."""
         model = deepcopy(model).eval()
         for path, module in model.named_modules():
             write = translate(module)
@@ -77,13 +77,13 @@ class Writer:
         return y
 
     def layer(self, source: Value, weights: Weights) -> Layer:
-        """Return a layer of this form."""
+        """A layer of this form."""
         return (IntegerLayer if self.integer else Layer)(source, weights)
 
 
 @singledispatch
 def translate(module: nn.Module) -> Callable | None:
-    """Return the function (module, writer, x) for a module, if known."""
+    """A function (module, writer, x) for modules of a class, if known."""
     containers = nn.Sequential, nn.ModuleList, nn.ModuleDict
     if type(module).__module__.startswith('torch.nn') \
             and not isinstance(module, containers):
@@ -164,7 +164,7 @@ def _layer(_) -> Callable:
 
 def layer_weights(layer: nn.Conv2d | nn.Linear,
                   neuron: IELIF | None) -> Weights:
-    """Write what a layer computes from a neuron's counts or real values."""
+    """What a layer computes of the counts of a neuron, or of real values."""
     bits = layer.bits if isinstance(layer, LSQWeight) else None
     codes = layer.weight if bits is None else layer.integer_weight()
     codes = codes.detach().double().numpy()
@@ -186,7 +186,7 @@ def layer_weights(layer: nn.Conv2d | nn.Linear,
 
 def write_layer(layer: nn.Conv2d | nn.Linear, writer: Writer,
                 x: Value) -> Layer:
-    """Return a layer that is written when something reads it."""
+    """A layer that will be written when something reads it."""
     if not isinstance(x, Counts):
         x = x.real()
     return writer.layer(x, layer_weights(layer, x.neuron))

@@ -49,7 +49,7 @@ def network_outputs(model: nn.Module, images, part: str = 'whole') -> dict:
 
 
 def output_fact(model: nn.Module, part: str = 'whole') -> str:
-    """Say what the outputs still need, according to the model's heads."""
+    """What remains to be done with the outputs, as the model's heads say."""
     if part == 'backbone' or not hasattr(model, 'backbone'):
         return 'maps of the backbone, the finest first'
     if hasattr(model, 'decode_head'):
@@ -75,7 +75,7 @@ def output_fact(model: nn.Module, part: str = 'whole') -> str:
 
 
 def region_fact(head: nn.Module) -> str:
-    """Say what the outputs of a head on regions still need."""
+    """What remains to be done with the outputs of a head on regions."""
     loss = getattr(head, 'loss_cls', None)
     if loss is None:
         return 'sigmoid of the masks, pasting'

@@ -30,7 +30,7 @@ def open_session(path: str | Path,
                  threads: int | None = None,
                  optimized: str | Path | None = None
                  ) -> onnxruntime.InferenceSession:
-    """Open a session on the processor.
+    """A session on the processor.
 
     Args:
         path (str | Path): An ONNX file.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
@@ -28,7 +29,7 @@ from .classes import (
 from .files import folders_in
 from .report import ERROR, FAULTS
 from .saved import compare_with_saved
-from .sources import leaf_datasets
+from .sources import FIXED_FOLDERS, leaf_datasets
 
 PARTS = ('train', 'val', 'test')
 CHECK = f'{tool_command("prepare_data")} check CONFIG'
@@ -56,11 +57,13 @@ class Leaf(NamedTuple):
         classes (tuple[str], optional): As it was built; those of its folders
             where the config names none.
         folders (tuple[str], optional): Of a folder for each class.
+        source (dict): What its config says of where its samples come from.
     """
     part: str
     title: str
     classes: tuple[str, ...] | None
     folders: tuple[str, ...] | None
+    source: dict
 
 
 def ask(cfg: Config, parts: Iterable[str],
@@ -87,18 +90,12 @@ def ask(cfg: Config, parts: Iterable[str],
         text = f'{where}: {text}' if where else text
         if level == ERROR:
             wrong.append(text)
-        elif is_first_process():
+        elif is_main_process():
             print_log(text, 'current', level=30)
     if wrong:
         raise ValueError(
             'config, model and data do not agree:\n  ' + '\n  '.join(wrong)
             + f'\n  all that can be found: {CHECK}')
-
-
-def is_first_process() -> bool:
-    """Whether this is the one that speaks, also before processes join."""
-    ranks = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-    return all(os.environ.get(name, '0') == '0' for name in ranks)
 
 
 def questions(cfg: Config, parts: Iterable[str],
@@ -132,6 +129,7 @@ def questions(cfg: Config, parts: Iterable[str],
             if part in parts:
                 yield from wrong
     yield from _same_classes(leaves, parts)
+    yield from _same_data(leaves, parts)
     model = cfg.get('model') or {}
     counts = list(class_counts(model))
     yield from _numbers(leaves, counts, parts)
@@ -183,7 +181,9 @@ def _build(part: str, dataset: dict) -> Leaf:
     title = ' '.join(filter(None, (
         type(made).__name__, dataset.get('data_root'),
         dataset.get('ann_file'))))
-    return Leaf(part, title, classes, folders)
+    source = {key: value for key, value in dataset.items() if key not in (
+        'pipeline', 'filter_cfg', 'metainfo', 'test_mode')}
+    return Leaf(part, title, classes, folders, source)
 
 
 def _folders(leaf: Leaf) -> list[Answer]:
@@ -226,6 +226,18 @@ def _same_classes(leaves: list[Leaf],
                     f'another order: {ours[:5]}, {theirs[:5]}'
             yield Answer(leaf.part, 'class list', text)
             break
+
+
+def _same_data(leaves: list[Leaf], parts: Iterable[str]) -> Iterator[Answer]:
+    """A score of the images that were learned says little about others."""
+    learned = [leaf.source for leaf in leaves if leaf.part == 'train']
+    for leaf in leaves:
+        # Those of fixed folders take another one in a test.
+        if leaf.part in parts and leaf.part != 'train' and \
+                leaf.source in learned and \
+                leaf.source['type'] not in FIXED_FOLDERS:
+            yield Answer(leaf.part, 'same data', f'{leaf.title} is what is '
+                         'trained on, too')
 
 
 def _numbers(leaves: list[Leaf], counts: list[ClassCount],

@@ -50,7 +50,8 @@ def fit_step_sizes(model: nn.Module) -> int:
         least = torch.full_like(largest, math.inf)
         for share in STEPS:
             tried = largest * share
-            codes = round_to_codes(weight, tried, layer.qmin, layer.qmax)
+            codes = round_to_codes(weight, tried, layer.qmin, layer.qmax,
+                                   layer.signs)
             error = (codes.mul_(tried) - weight).square_().sum(
                 1, keepdim=True)
             step = torch.where(error < least, tried, step)

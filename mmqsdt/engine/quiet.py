@@ -8,6 +8,7 @@ them on the screen, too.
 """
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -22,7 +23,7 @@ from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-PACKAGE = str(Path(__file__).resolve().parents[1])
+PACKAGE = f'{Path(__file__).resolve().parents[1]}{os.sep}'
 # Messages of other libraries on level INFO that are shown.
 READ = re.compile(r'(Epoch|Iter)\((train|val|test)\)|Saving checkpoint|'
                   r'The best checkpoint|[Rr]esumed|Load checkpoint from')
@@ -37,7 +38,7 @@ CHATTY = ('pycocotools.coco', 'pycocotools.cocoeval')
 
 
 class Screen(logging.Filter):
-    """Let only records for the screen pass."""
+    """Let only records for the screen pass; a warning of others once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,14 +47,13 @@ class Screen(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is shown."""
         text = record.getMessage()
-        if record.levelno >= logging.ERROR:
+        if record.levelno >= logging.ERROR or is_ours(sys._getframe()):
             return True
-        if record.levelno == logging.WARNING:
-            if NOISE.search(text) or text in self.said:
-                return False
-            self.said.add(text)
-            return True
-        return bool(READ.match(text)) or is_ours(sys._getframe())
+        if record.levelno < logging.WARNING:
+            return bool(READ.match(text))
+        shown = not NOISE.search(text) and text not in self.said
+        self.said.add(text)
+        return shown
 
 
 def is_ours(frame: FrameType | None) -> bool:
@@ -102,8 +102,9 @@ def quiet(verbose: bool = False) -> Iterator[None]:
     if verbose:
         yield
         return
-    show, chatty = warnings.showwarning, [
-        module for module in map(_import, CHATTY) if module is not None]
+    show = warnings.showwarning
+    chatty = {module: vars(module).get('print') for module in map(
+        _import, CHATTY) if module is not None}
     # Handlers in use until a runner has a logger of its own.
     handlers = [h for h in MMLogger.get_current_instance().handlers
                 if not isinstance(h, logging.FileHandler)]
@@ -126,8 +127,11 @@ def quiet(verbose: bool = False) -> Iterator[None]:
         warnings.showwarning = show
         for handler in handlers:
             handler.removeFilter(screen)
-        for module in chatty:
-            del module.print
+        for module, before in chatty.items():
+            if before is None:
+                del module.print
+            else:  # one within another
+                module.print = before
 
 
 def note(text: str) -> None:

@@ -1,11 +1,13 @@
 """Read the codes and step sizes of quantized weights."""
 
 from dataclasses import dataclass
+from math import log2
 
 import torch
 from torch import nn
 
 from ..layers import LSQWeight
+from ..layers.lsq import Bits, code_values
 from .entropy import entropy_bits
 
 
@@ -15,19 +17,24 @@ class LayerCodes:
 
     Attributes:
         layer (str): Its path.
-        bits (int): Of a weight.
+        bits (int | str): Of a weight; 'ternary'.
         counts (list[int]): How many weights have code qmin, .., qmax.
         steps (list[float]): Step size of each output channel.
     """
     layer: str
-    bits: int
+    bits: Bits
     counts: list[int]
     steps: list[float]
 
     @property
     def codes(self) -> range:
-        """All possible codes, qmin..qmax."""
-        return range(-2**(self.bits - 1), 2**(self.bits - 1))
+        """All codes there are, qmin..qmax."""
+        return code_values(self.bits)
+
+    @property
+    def bound(self) -> float:
+        """The most that the codes can carry, in bits."""
+        return log2(len(self.codes))
 
     @property
     def unused(self) -> list[int]:
@@ -41,7 +48,7 @@ class LayerCodes:
 
     @property
     def entropy(self) -> float:
-        """Entropy of the codes in bits, at most ``bits``."""
+        """Of the codes, in bits, at most ``bound``."""
         return entropy_bits(self.counts)
 
     def to_dict(self) -> dict:
@@ -67,11 +74,12 @@ def weight_codes(model: nn.Module) -> list[LayerCodes]:
     for name, layer in model.named_modules():
         if isinstance(layer, LSQWeight) and layer.bits is not None:
             codes = layer.integer_weight().long() - layer.qmin
+            counts = torch.bincount(
+                codes.flatten(), minlength=layer.qmax - layer.qmin + 1)
             found.append(
                 LayerCodes(
                     name, layer.bits,
-                    torch.bincount(codes.flatten(),
-                                   minlength=2**layer.bits).tolist(),
+                    counts[::code_values(layer.bits).step].tolist(),
                     layer.positive_step_size().tolist()))
     if not found:
         raise ValueError('no layer of this model has quantized weights: it is '

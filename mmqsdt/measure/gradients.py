@@ -9,11 +9,11 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..layers import IELIF, LSQWeight
-from ..models.counterpart import counterpart_config
+from ..models.counterpart import check_counterpart, counterpart_config
 from ..utils.tables import new_table, print_table
+from ..utils.text import part_of
 from .firing import FiringRate
 from .record import listening
-from .style import stage_of
 
 # Up to this ratio of a part's gradient to that of the counterpart, both train
 # well with the same schedule.
@@ -50,13 +50,6 @@ class GradientReport:
     parts: dict[str, float] = field(default_factory=dict)
     neurons: dict[str, NeuronState] = field(default_factory=dict)
     loss: float = 0.
-
-
-def part_of(path: str) -> str:
-    """Name the part that a module is in: 'stage 3', 'roi_head.mask_head'."""
-    if path.startswith('roi_head.'):
-        return '.'.join(path.split('.')[:2])
-    return stage_of(path)
 
 
 @contextmanager
@@ -157,12 +150,16 @@ def compare_with_counterpart(
 
     Returns:
         tuple: The report of the model, that of the counterpart.
+
+    Raises:
+        ValueError: If a spiking neuron is left in the counterpart.
     """
-    reports = []
+    models = []
     for config in (cfg, counterpart_config(cfg)):
         torch.manual_seed(seed)
-        reports.append(measure_gradients(build(config), batch, seed))
-    return tuple(reports)
+        models.append(build(config))
+    check_counterpart(models[1])
+    return tuple(measure_gradients(m, batch, seed) for m in models)
 
 
 def find_faults(report: GradientReport, ann: GradientReport,

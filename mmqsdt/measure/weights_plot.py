@@ -52,8 +52,7 @@ def _draw_codes(axes, layers: list[LayerCodes]):
     highest = max(x.codes[-1] for x in layers)
     share = np.full((highest - lowest + 1, len(layers)), np.nan)
     for column, layer in enumerate(layers):
-        first = layer.codes[0] - lowest
-        share[first:first + len(layer.codes), column] = np.array(
+        share[np.array(layer.codes) - lowest, column] = np.array(
             layer.counts) / sum(layer.counts)
     # Square roots of shares, so that rare codes are visible.
     mesh = axes.imshow(
@@ -76,11 +75,11 @@ def _draw_entropy(axes, layers: list[LayerCodes]) -> None:
     axes.bar(columns, [x.entropy for x in layers], color=LINE, width=0.7)
     axes.step(
         [-0.5, *columns, len(layers) - 0.5],
-        [layers[0].bits, *(x.bits for x in layers), layers[-1].bits],
+        [layers[0].bound, *(x.bound for x in layers), layers[-1].bound],
         where='mid', color='black', linestyle=':', linewidth=1)
     axes.set_ylabel('entropy\nof the codes,\nbits')
-    axes.set_ylim(0, 1.12 * max(x.bits for x in layers))
-    axes.text(0, layers[0].bits, 'bits of a weight ', va='bottom',
+    axes.set_ylim(0, 1.12 * max(x.bound for x in layers))
+    axes.text(0, layers[0].bound, 'bits of a weight ', va='bottom',
               fontsize='small')
     axes.spines[['top', 'right']].set_visible(False)
 

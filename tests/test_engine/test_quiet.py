@@ -1,17 +1,14 @@
 """What is on the screen, and that the rest is in the log file."""
 
 import logging
-import runpy
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 from mmengine.logging import MMLogger, print_log
+from shared import run_tool
 
 from mmqsdt.engine.quiet import Screen, quiet
-
-HOME = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -27,14 +24,12 @@ def workplace(tmp_path_factory) -> Path:
 
 def train(monkeypatch, folder: Path, *options: str) -> Path:
     """The log file of two short epochs."""
-    monkeypatch.chdir(folder)
     work_dir = f'work{len(list(folder.iterdir()))}'
-    monkeypatch.setattr(sys, 'argv', [
-        'train.py', 'det/qsdt_maskrcnn_digits', '--work-dir', work_dir,
-        *options, '--cfg-options', 'train_cfg.max_epochs=1',
-        'train_cfg.val_interval=1', 'train_dataloader.batch_size=2',
-        'default_hooks.logger.interval=1'])
-    runpy.run_path(str(HOME / 'tools/train.py'), run_name='__main__')
+    run_tool(monkeypatch, folder, 'train.py', 'det/qsdt_maskrcnn_digits',
+             '--work-dir', work_dir, *options, '--cfg-options',
+             'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
+             'train_dataloader.batch_size=2',
+             'default_hooks.logger.interval=1')
     return next((folder / work_dir).glob('*/*.log'))
 
 

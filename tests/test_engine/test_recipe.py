@@ -1,12 +1,9 @@
 """Recipes fit the data and the machine."""
 
-import runpy
-import sys
-from pathlib import Path
-
 import pytest
 from mmengine.config import Config
 from PIL import Image
+from shared import run_tool
 from test_configs import load
 from test_data.small_data import MAKERS
 
@@ -15,7 +12,6 @@ from mmqsdt.engine.recipe import Machine, choose_recipe
 from mmqsdt.models.channels import check_channels
 from mmqsdt.utils.text import read_text
 
-HOME = Path(__file__).parents[2]
 GPU, CPU = Machine(True, 16, 40 * 10**9), Machine(False, 2, 16 * 10**9)
 # Bytes and seconds of a pixel grow with the network.
 COSTS = dict(tiny=Cost(500., 1e-7, 10**7), **{
@@ -80,7 +76,7 @@ def test_the_written_config_has_reasons_and_is_whole(kind, tmp_path,
     monkeypatch.chdir(tmp_path)
     MAKERS[kind](tmp_path / 'data')
     arguments = ['config', kind, 'data', '--out', 'my.py']
-    run(monkeypatch, *arguments)
+    run_tool(monkeypatch, tmp_path, 'prepare_data.py', *arguments)
     assert 'fitted to the data and this machine: arch tiny' in \
         capsys.readouterr().out
     cfg = Config.fromfile('my.py')
@@ -93,15 +89,11 @@ def test_the_written_config_has_reasons_and_is_whole(kind, tmp_path,
         assert words in text.replace('\n# ', ' '), words
     # A second time: refused, unless told; without fitting, as the base says.
     with pytest.raises(SystemExit, match='exists'):
-        run(monkeypatch, *arguments)
+        run_tool(monkeypatch, tmp_path, 'prepare_data.py', *arguments)
     assert read_text('my.py') == text
-    run(monkeypatch, *arguments, '--force', '--no-fit')
+    run_tool(monkeypatch, tmp_path, 'prepare_data.py', *arguments,
+             '--force', '--no-fit')
     assert 'Fitted' not in read_text('my.py')
-
-
-def run(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, 'argv', ['prepare_data.py', *arguments])
-    runpy.run_path(str(HOME / 'tools/prepare_data.py'), run_name='__main__')
 
 
 def test_empty_folders_are_refused(tmp_path, monkeypatch):
@@ -111,11 +103,11 @@ def test_empty_folders_are_refused(tmp_path, monkeypatch):
             (tmp_path / 'data' / part / name).mkdir(parents=True)
     arguments = ('config', 'folder', 'data', '--out', 'my.py')
     with pytest.raises(SystemExit, match='train: no images for train'):
-        run(monkeypatch, *arguments)
+        run_tool(monkeypatch, tmp_path, 'prepare_data.py', *arguments)
     for part in ('train', 'val'):
         Image.new('RGB', (8, 8)).save(tmp_path / f'data/{part}/cat/x.png')
     with pytest.raises(SystemExit, match='no images of dog; put some there'):
-        run(monkeypatch, *arguments)
+        run_tool(monkeypatch, tmp_path, 'prepare_data.py', *arguments)
     assert not (tmp_path / 'my.py').exists()
 
 
@@ -130,9 +122,10 @@ def test_a_config_that_cannot_be_fitted_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr('mmqsdt.engine.recipe.choose_recipe', fail)
     with pytest.raises(SystemExit, match='cannot be fitted'):
-        run(monkeypatch, 'config', 'folder', 'data', '--out', 'my.py',
-            '--force')
+        run_tool(monkeypatch, tmp_path, 'prepare_data.py', 'config',
+                 'folder', 'data', '--out', 'my.py', '--force')
     assert (tmp_path / 'my.py').read_text() == '# mine'
     with pytest.raises(SystemExit, match='cannot be fitted'):
-        run(monkeypatch, 'config', 'folder', 'data', '--out', 'other.py')
+        run_tool(monkeypatch, tmp_path, 'prepare_data.py', 'config',
+                 'folder', 'data', '--out', 'other.py')
     assert not (tmp_path / 'other.py').exists()

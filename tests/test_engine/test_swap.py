@@ -1,13 +1,12 @@
 """Stock configs with the backbone put in by the tool: they fit, and train."""
 
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
+from shared import run_tool
 from test_configs import CONFIGS, load
 
 from mmqsdt.cli.smoke import set_classes
@@ -87,25 +86,19 @@ def test_what_reads_the_backbone_fits(stock, tmp_path):
 @pytest.mark.parametrize('stock', TRAINED)
 def test_a_swapped_detector_trains(stock, workplace, monkeypatch, capsys):
     pytest.importorskip('mmdet.models')
-    monkeypatch.chdir(workplace)
     options, expected = TRAINED[stock]
     name = Path(stock).stem
-    run(monkeypatch, 'swap.py', stock, '--arch', 'tiny', '--out',
-        f'{name}.py')
+    run_tool(monkeypatch, workplace, 'swap.py', stock, '--arch', 'tiny',
+             '--out', f'{name}.py')
     assert '--smoke' in capsys.readouterr().out
     assert contains(Config.fromfile(f'{name}.py').model, expected)
-    run(monkeypatch, 'train.py', f'{name}.py', '--smoke', '--cfg-options',
-        *options)
+    run_tool(monkeypatch, workplace, 'train.py', f'{name}.py', '--smoke',
+             '--cfg-options', *options)
     assert '8 digits images in place of CocoDataset' in \
         capsys.readouterr().out
     log = next(Path(f'work_dirs/{name}_smoke').glob('*/*.log')).read_text()
     assert '(val) [' in log and 'loss: nan' not in log and 'loss: ' in log
     assert list(Path(f'work_dirs/{name}_smoke').glob('*.pth'))
-
-
-def run(monkeypatch, tool: str, *args: str) -> None:
-    monkeypatch.setattr(sys, 'argv', [tool, *args])
-    runpy.run_path(str(HOME / 'tools' / tool), run_name='__main__')
 
 
 def test_what_the_page_swaps_is_trained():

@@ -1,5 +1,6 @@
 """Firing of every layer in the logs of a training."""
 
+import math
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -13,6 +14,7 @@ from ...deploy.spikes import integer_counts, spiking_neurons
 from ...layers import LSQWeight, SpikingNeuron, settle_step_sizes
 from ...registry import HOOKS
 from ...utils.build import unwrap
+from ...utils.text import part_of
 
 # Firing rate above which a layer is called saturated.
 FULL_RATE = 0.95
@@ -76,14 +78,6 @@ class Firing:
     def channels(self) -> int:
         """C."""
         return len(self.highest)
-
-
-def part_of(path: str) -> str:
-    """Return the path of the stage, neck or head of a parameter."""
-    parts = path.split('.')
-    depth = 3 if parts[1:2] == ['stages'] else \
-        2 if parts[0] == 'roi_head' else 1
-    return '.'.join(parts[:depth])
 
 
 def fetch(firing: dict[str, Firing]) -> dict[str, Firing]:
@@ -195,7 +189,7 @@ class SpikeMonitorHook(Hook):
         if left <= self.window and not self._handles:
             self._listen_to_neurons()
         if left == 1:
-            self._listen_to_gradients()
+            self._listen_to_gradients(runner.optim_wrapper)
 
     def _listen_to_neurons(self) -> None:
         self._running = False
@@ -206,9 +200,13 @@ class SpikeMonitorHook(Hook):
               for name, neuron in self.neurons.items())
         ]
 
-    def _listen_to_gradients(self) -> None:
+    def _listen_to_gradients(self, wrapper) -> None:
         """Record the squared norm of each gradient when it is complete."""
         self._squares = {}
+        # Of the backward pass: a step may change it, and is left out where a
+        # gradient is infinite.
+        scaler = getattr(wrapper, 'loss_scaler', None)
+        self._scale = scaler.get_scale() if scaler is not None else 1.
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -308,11 +306,15 @@ class SpikeMonitorHook(Hook):
         return dict(zip(names, [*drift.tolist(), float(drift.mean())]))
 
     def _gradient_norms(self, runner) -> dict[str, float]:
-        """Return the norm of each part; warn if gradients explode."""
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        scale = scaler.get_scale() if scaler is not None else 1.
-        norms = {part: float(sum(squares))**0.5 / scale
+        """Return the norm of each part; warn if gradients explode.
+
+        A loss scaler tries scales that are too large, and leaves out the
+        step; what else makes a gradient infinite is NonFiniteHook's.
+        """
+        norms = {part: float(sum(squares))**0.5 / self._scale
                  for part, squares in self._squares.items() if squares}
+        if not all(map(math.isfinite, norms.values())):
+            return {}  # no step was made with them
         stages = [n for part, n in norms.items() if '.stages.' in part]
         if len(stages) > 1 and not self._exploded and \
                 stages[0] > EXPLODED * stages[-1] > 0:

@@ -146,7 +146,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def load_model(cfg: Config, checkpoint: str,
                part: str = 'test') -> tuple[nn.Module, str]:
-    """The trained model of a config, in eval mode; refused if it is another.
+    """Load the trained model of a config, in eval mode; refuse another one.
 
     Args:
         cfg (Config): Of any of the three frameworks.

@@ -7,6 +7,7 @@ that depend on the backbone's maps, and the values they should have.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ..utils.configs import plain
 from .backbones.qsd_transformer import resolve_arch
 
 # Parts of a model that may read the backbone, if no neck does.
@@ -139,16 +140,12 @@ def check_channels(model: dict) -> None:
     if maps is None:
         return
     wrong = [field for field in fields(model, maps)
-             if _plain(field.value) != _plain(field.expected)]
+             if plain(field.value) != plain(field.expected)]
     if wrong:
         raise ValueError(
             'the backbone gives maps of '
             f'{", ".join(map(str, maps.channels))} channels with strides '
             f'{", ".join(map(str, maps.strides))}, and the model expects '
             'others:' + ''.join(
-                f'\n  model.{f.name} = {_plain(f.value)}, expected '
-                f'{_plain(f.expected)}' for f in wrong))
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, (list, tuple)) else value
+                f'\n  model.{f.name} = {plain(f.value)}, expected '
+                f'{plain(f.expected)}' for f in wrong))

@@ -117,8 +117,8 @@ class SpikeAttention(nn.Module):
         return x.flatten(2).unflatten(1, (self.num_heads, -1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Asked before the neuron: in spike form its output has more rows.
-        size = x.shape
+        # Read before the neuron: in the spike form its output has more rows.
+        size = x.shape  # (T*B, C, H, W)
         x = self.neuron(x)  # (T*B, C, H, W), real values to spikes
         q = self.q_neuron(self.q_norm(self.q_conv(x)))  # (T*B, C, H, W)
         k = self.k_neuron(self.k_norm(self.k_conv(x)))  # (T*B, C, H, W)

@@ -57,7 +57,7 @@ def test_it_leaves_no_trace():
 
 @pytest.mark.parametrize('name, size', [
     ('cls/qsdt_imagenet.py', (224, 224)),
-    ('cls/qsdt_cifar10.py', (32, 32)),
+    ('cls/qsdt_cifar10.py', (224, 224)),
     ('det/qsdt_maskrcnn_digits.py', (160, 160)),
     ('seg/qsdt_fpn_ade20k.py', (512, 512)),
 ])

@@ -172,7 +172,8 @@ def cores() -> int:
 
 def gigabytes(number: float) -> str:
     """Write so many bytes for people."""
-    return f'{number / 1e9:.1f} GB'
+    return f'{number / 1e9:.1f} GB' if number >= 1e9 else \
+        f'{number / 1e6:.0f} MB'
 
 
 def duration(seconds: float) -> str:
@@ -222,7 +223,7 @@ def announce(runner) -> str | None:
     text = f'estimate: {steps:,} steps of {what}'
     if device.type == 'cpu':
         seconds = cost.seconds * images * pixels
-        text += (f'; at least {seconds:.1f} s a step, '
+        text += (f'; about {seconds:.1f} s a step, '
                  f'{duration(seconds * steps)} in all')
     text += f'; at least {gigabytes(need)} of memory'
     if free is not None:

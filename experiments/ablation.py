@@ -99,7 +99,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def load_images(name: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Grey images, (n, H, W) with values 0..255, and labels.
+    """Load gray images, (n, H, W) with values 0..255, and labels.
 
     Raises:
         FileNotFoundError: If Fashion-MNIST is not in root.
@@ -128,7 +128,7 @@ def load_images(name: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Images(Dataset):
-    """Grey images in memory, moved by up to two pixels for training."""
+    """Gray images in memory, moved by up to two pixels for training."""
 
     def __init__(self, images: Tensor, labels: Tensor,
                  seed: int | None = None) -> None:
@@ -151,7 +151,7 @@ class Images(Dataset):
 
 def split_data(name: str, root: Path,
                seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Images (n, 1, S, S) and labels: train, val and test.
+    """Split images (n, 1, S, S) and labels into train, val and test.
 
     The test images are the same for every seed; the training images are
     drawn from the others, the validation images from what is left.
@@ -174,7 +174,7 @@ def split_data(name: str, root: Path,
 
 
 def model_config(arm: Arm, data: tuple[Tensor, Tensor]) -> dict:
-    """Config of a classifier; images are normalised as these are."""
+    """Make the config of a classifier that normalizes these images."""
     pixels = data[0].float()
     model = Config.fromfile(CONFIGS / '_base_/models/qsdt_cls.py').model
     model.data_preprocessor = dict(
@@ -239,7 +239,7 @@ def build_runner(arm: Arm, data: dict, part: str, seed: int, name: str,
 
 
 def start_weights(model: BaseModule, arm: Arm, teacher_path: Path) -> None:
-    """Where an arm starts that does not start as the others do."""
+    """Load the initial weights of an arm that has its own."""
     if arm.layer_scale or arm.from_teacher:
         model.init_weights()  # no more than a warning from train() after that
     if arm.layer_scale:
@@ -305,7 +305,7 @@ def load_runs(path: Path, data: str) -> dict:
 
 
 def jobs(args: argparse.Namespace, done: dict) -> list[tuple]:
-    """(part of the json, name, seed, arm) of what is still to be run."""
+    """List what is still to be run: (part of the json, name, seed, arm)."""
     if args.trials is None:
         found = [('runs', f'{name}, seed {seed}', seed, arm)
                  for seed in range(args.seeds) for name, arm in ARMS.items()]

@@ -48,7 +48,7 @@ class Arm:
 
 
 def lif(threshold: float) -> dict:
-    """Config of a binary LIF neuron."""
+    """Make the config of a binary LIF neuron."""
     return dict(type='mmqsdt.LIF', threshold=threshold)
 
 
@@ -173,7 +173,7 @@ class Comparison:
 
 
 def accuracies(runs: dict[str, dict], arm: str) -> dict[int, float]:
-    """Seed -> accuracy of an arm, of what has been run."""
+    """Return the accuracy of an arm by seed, of runs that are done."""
     found = {}
     for name, run in runs.items():
         run_arm, _, seed = name.rpartition(', seed ')

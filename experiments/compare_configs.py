@@ -89,7 +89,7 @@ def load_runs(path: Path, options: list[str]) -> dict:
 
 
 def write_runs(path: Path, content: dict) -> None:
-    """Seeds in order, whichever ended first."""
+    """Write the runs, their seeds in order."""
     for name, runs in content['runs'].items():
         content['runs'][name] = {
             seed: runs[seed] for seed in sorted(runs, key=int)}

@@ -62,7 +62,7 @@ class CostCase:
     seconds: dict[str, list[float]]
 
     def median(self, *names: str) -> float:
-        """Of the rounds, in ms; of several, their sum."""
+        """Return the median over rounds in ms; of several parts, the sum."""
         return sum(float(np.median(self.seconds[n])) for n in names) * 1e3
 
     @property
@@ -106,7 +106,7 @@ class DistillCost:
                                [case.median(*OWN) for case in self.cases])
 
     def write_json(self, path: str | Path) -> None:
-        """Everything, times of all rounds included."""
+        """Write everything, times of all rounds included."""
         data = dict(
             asdict(self), exponent=self.exponent, goal_exponent=GOAL_EXPONENT,
             goal_ratio=GOAL_RATIO)
@@ -176,7 +176,7 @@ class DistilledStep:
                 memory_format=torch.channels_last)
 
     def step(self, distilled: bool) -> dict[str, Tensor]:
-        """One step; the losses that it took."""
+        """Run one step; return its losses."""
         # The hook has its loss from iteration 0 to before 1.
         self.hook.before_train_iter(
             SimpleNamespace(iter=0 if distilled else 1), 0)

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).resolve().parent
 SHARED = ('common', 'ending', 'smoke', 'zoo')
 # Tools whose first argument is a config, and those whose second is a
 # checkpoint, or may be one.
-OF_CONFIG = ('calibrate', 'energy', 'export_onnx', 'pack', 'predict',
+OF_CONFIG = ('calibrate', 'energy', 'export_onnx', 'pack', 'paper', 'predict',
              'publish', 'swap', 'test', 'train')
 OF_CHECKPOINT = ('calibrate', 'energy', 'export_onnx', 'pack', 'publish',
                  'test')

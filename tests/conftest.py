@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from gloo import join_over_gloo
 from mmengine.config import Config
 from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
@@ -161,3 +162,16 @@ def load_golden(name: str, prefix: str = '') -> dict:
 def golden() -> Callable[..., dict]:
     """``golden(name, prefix='')``, see :func:`load_golden`."""
     return load_golden
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path) -> Callable[..., None]:
+    """``two_processes(f, *args)`` runs ``f(rank, tmp_path, *args)`` in two.
+
+    They are joined over gloo; f must be at the top of its module.
+    """
+    if not (torch.distributed.is_available()
+            and torch.distributed.is_gloo_available()):
+        pytest.skip('this build of torch has no gloo')
+    return lambda function, *args: torch.multiprocessing.spawn(
+        join_over_gloo, (function, tmp_path, args), nprocs=2)

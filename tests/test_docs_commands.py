@@ -56,6 +56,7 @@ NOT_RUN = {
     'make heads': HEADS,
     'make calibration': CALIBRATION,
     'python tools/calibration.py': CALIBRATION,
+    'python tools/costs.py': '30 trainings; test_costs.py runs its parts',
     'pip install': 'nothing is fetched; tests/test_docs.py checks the extras',
 }
 # What a reader puts in place of a word.

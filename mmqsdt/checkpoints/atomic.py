@@ -12,7 +12,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """Write a file; a crash at any moment leaves the old or the new one.
 
     The data are written to ``<path>.part`` and to the disk, and then renamed
-    in one step.
+    in one step. A device or a pipe, such as /dev/stdout, is written to as it
+    is.
 
     Args:
         path (str | Path): The file; its folder is made.
@@ -23,6 +24,10 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             this name, if any, is what it was.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with open(path, 'wb') as file:
+            file.write(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
     try:

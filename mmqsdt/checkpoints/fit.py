@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..layers.lsq import LSQWeight
+from ..layers.lsq import Bits, LSQWeight, width_name
+from ..utils.configs import config_names, tool_command
 from ..utils.shipped import resolve_weights
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
 from .packing import is_packed, load_packed, unpacked
@@ -115,13 +116,39 @@ def load_pretrained(module: nn.Module,
                 name=name)
 
 
-def other_widths(module: nn.Module, widths: dict[str, int],
+def other_neuron(model: nn.Module, found: dict) -> str:
+    """Say what to do where a checkpoint lacks only what learned neurons have.
+
+    Args:
+        model (nn.Module): Of any of the three frameworks.
+        found (dict): The state dict of the checkpoint.
+
+    Returns:
+        str: '' if it lacks other keys, too, or no learned threshold.
+    """
+    missing = [key for key in model.state_dict() if key not in found]
+    if not any(key.endswith('.log_threshold') for key in missing) or \
+            not all(key.endswith(NOT_OF_ANN) for key in missing):
+        return ''
+    if not any(key.endswith(NOT_OF_ANN) for key in found):
+        return (' as an ANN, and the config is that of a spiking network: '
+                f'{tool_command("calibrate")} makes the one of the other')
+    folder = dict(mmpretrain='cls', mmdet='det', mmseg='seg').get(
+        type(model).__module__.split('.')[0], '')
+    names = [name for name in config_names()
+             if name.startswith(folder) and '/qsdt-published_' in name]
+    return (' with the published neuron, whose threshold is fixed, and the '
+            "config has threshold='learned'. Configs of such checkpoints: "
+            f'{", ".join(names)}; or set threshold=0.25 in every neuron')
+
+
+def other_widths(module: nn.Module, widths: dict[str, Bits],
                  prefix: str = '') -> list[str]:
     """List quantized layers whose checkpoint was saved with other bits.
 
     Args:
         module (nn.Module): To load into.
-        widths (dict[str, int]): See :func:`saved_widths`.
+        widths (dict[str, int | str]): See :func:`saved_widths`.
         prefix (str): Stands before the names of its layers in the file.
             Defaults to ''.
     """
@@ -156,7 +183,7 @@ def load_for_test(model: nn.Module, path: str) -> None:
     if others:
         bits = model.get_submodule(others[0]).bits
         raise ValueError(
-            f'{path} was saved with {widths[others[0]]} bits of '
+            f'{path} was saved with {width_name(widths[others[0]])} of '
             f'{others[0]}.weight, the config says {bits or "float weights"}: '
             'take the weight_bits that it was trained with')
     own = model.state_dict()
@@ -165,7 +192,8 @@ def load_for_test(model: nn.Module, path: str) -> None:
         raise ValueError(
             f'{path} lacks {len(found.missing)} of the {len(own)} keys of '
             f'this {type(model).__name__}, e.g. {found.missing[0]}: it was '
-            'saved from another config')
+            'saved' + (other_neuron(model, state_dict)
+                       or ' from another config'))
     if found.shapes:
         raise ValueError(f'{path} was saved from another config '
                          f'({len(found.shapes)} shapes differ). First: '

@@ -1,27 +1,54 @@
 """Read checkpoints safely, and say what is wrong with a file."""
 
 import argparse
+import os
 import re
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import BinaryIO
 
 import torch
 from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+from ..layers.lsq import Bits
+
 STATE_DICTS = ('state_dict', 'model')  # keys, ours and the authors'
 
 
-def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
+# What was read while reading_once holds: of one file, to spare memory.
+_kept: dict[tuple, object] | None = None
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Keep what is read of a checkpoint for whoever asks for it again.
+
+    Many ask what a file says before it is loaded: is it whole, does it fit,
+    which bits, which classes. Nobody may change what is kept.
+    """
+    global _kept
+    outer, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        _kept = outer
+
+
+def read_checkpoint(path: str, map_location: object = 'cpu',
+                    sums: bool = False) -> object:
     """Read all of a checkpoint without unpickling code.
 
     Args:
         path (str): See :func:`load_state_dict`.
         map_location: Where tensors go, as in ``torch.load``.
+        sums (bool): Compare the check sums that torch.save writes and
+            torch.load ignores. Defaults to False.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -32,43 +59,85 @@ def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
         if not Path(local).is_file():
             folder = ': it is a folder' if Path(local).is_dir() else ''
             raise FileNotFoundError(f'no checkpoint at {path}{folder}')
+        state = os.stat(local)
+        key = (os.path.realpath(local), state.st_mtime_ns, state.st_size,
+               str(map_location))
+        for known in ((*key, True), (*key, sums)):
+            if _kept is not None and known in _kept:
+                return _kept[known]
         try:
-            if str(path).endswith('.safetensors'):
-                from safetensors.torch import load_file
-                return load_file(local)
-            _check_unpacked_size(local)
-            with torch.serialization.safe_globals(
-                    safe_checkpoint_classes()):
-                content = torch.load(
-                    local, map_location=map_location, weights_only=True)
-            _check_tensors(content, Path(local).stat().st_size)
-            return content
+            content = _read(local, map_location, sums)
         except SizeError as error:
             raise ValueError(f'{path} is no checkpoint as torch.save writes '
                              f'it: {error}') from None
         except (ModuleNotFoundError, torch.OutOfMemoryError):
             raise
+        except SumError as error:
+            raise ValueError(f'{path} is damaged: {error}') from None
         except Exception as error:
             # A damaged file fails in any way: EOFError, IndexError, ...
             raise ValueError(
                 f'{path} is not a checkpoint that can be loaded safely: '
                 f'{_why(local, error)}') from error
+        if _kept is not None:
+            _kept.clear()
+            _kept[(*key, sums)] = content
+        return content
+
+
+def _read(local: str, map_location: object, sums: bool) -> object:
+    """Open a file once and read it."""
+    if local.endswith('.safetensors'):
+        from safetensors.torch import load_file
+        return load_file(local)
+    with open(local, 'rb') as file:
+        _check_unpacked_size(file)
+        if sums:
+            check_sums(file)
+        file.seek(0)
+        with torch.serialization.safe_globals(safe_checkpoint_classes()):
+            content = torch.load(
+                file, map_location=map_location, weights_only=True)
+    _check_tensors(content, Path(local).stat().st_size)
+    return content
 
 
 class SizeError(ValueError):
     """A file claims to hold more bytes than it has."""
 
 
-def _check_unpacked_size(local: str) -> None:
+class SumError(ValueError):
+    """A checksum does not match."""
+
+
+def check_sums(file: str | BinaryIO) -> None:
+    """Compare the checksums that torch.save writes: torch.load does not.
+
+    Raises:
+        SumError: If one does not match.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as entries:
+            broken = entries.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError,
+            NotImplementedError, RuntimeError) as error:
+        broken = str(error)
+    if broken:
+        raise SumError(f'the checksum of {broken} does not match')
+
+
+def _check_unpacked_size(file: BinaryIO) -> None:
     """Refuse a small zip file that unpacks to a huge one.
 
     Raises:
         SizeError: If its entries are larger than the file; torch.save does
             not compress.
     """
-    with suppress(zipfile.BadZipFile), zipfile.ZipFile(local) as file:
-        unpacked = sum(entry.file_size for entry in file.infolist())
-        packed = Path(local).stat().st_size
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as entries:
+        unpacked = sum(entry.file_size for entry in entries.infolist())
+        packed = os.fstat(file.fileno()).st_size
         if unpacked > packed:
             raise SizeError(f'its {packed:,} bytes unpack to {unpacked:,}')
 
@@ -175,7 +244,7 @@ def saved_meta(content: object) -> dict:
     return meta if isinstance(meta, dict) else {}
 
 
-def saved_widths(content: object) -> dict[str, int]:
+def saved_widths(content: object) -> dict[str, Bits]:
     """Return the layers of a checkpoint that note the bits of their weights.
 
     Args:
@@ -183,9 +252,10 @@ def saved_widths(content: object) -> dict[str, int]:
     """
     content = _state_dict_of(content, STATE_DICTS)
     notes = getattr(content, '_metadata', None)
+    notes = notes if isinstance(notes, dict) else {}
     return {name: note['bits'] for name, note in notes.items()
-            if isinstance(note, dict) and isinstance(note.get('bits'), int)
-            } if isinstance(notes, dict) else {}
+            if isinstance(note, dict)
+            and isinstance(note.get('bits'), (int, str))}
 
 
 def safe_checkpoint_classes() -> list:

@@ -2,8 +2,6 @@
 
 import os
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 from mmengine.config import Config
@@ -14,10 +12,11 @@ from mmengine.runner.checkpoint import load_from_local as load_unsafely
 from torch import nn
 
 from ..utils.shipped import SCHEME, resolve_weights
-from .fit import first_fault, fit
+from .fit import first_fault, fit, other_neuron
 from .packing import is_packed, unpacked
 from .read import (
     check_finite,
+    check_sums,
     find_state_dict,
     read_checkpoint,
     safe_checkpoint_classes,
@@ -192,8 +191,9 @@ def read_resumable(path: str, unsafe: bool = False) -> dict:
     """
     if unsafe:
         content = load_unsafely(path, 'cpu')
+        check_sums(path)
     else:
-        content = read_checkpoint(path)
+        content = read_checkpoint(path, sums=True)
     content = content if isinstance(content, dict) else {}
     lacking = [key for key in ('meta', 'state_dict', 'message_hub',
                                'optimizer')
@@ -205,30 +205,10 @@ def read_resumable(path: str, unsafe: bool = False) -> dict:
             f'{path} cannot be resumed from, it has no '
             f'{", ".join(lacking)}; to start from weights alone, use '
             'load_from')
-    _check_sums(path)
     ours = content.get(STATE)
     infinite = ours.get('infinite', ()) if isinstance(ours, dict) else ()
     check_finite(path, find_state_dict(content, path), set(infinite))
     return content
-
-
-def _check_sums(path: str) -> None:
-    """Compare the checksums that torch.save writes: torch.load does not.
-
-    Raises:
-        ValueError: If one does not match.
-    """
-    if '://' in path or not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as file:
-            broken = file.testzip()
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError,
-            NotImplementedError, RuntimeError) as error:
-        broken = str(error)
-    if broken:
-        raise ValueError(f'{path} is damaged: the checksum of {broken} does '
-                         'not match')
 
 
 def check_fits(model: nn.Module, cfg: Config) -> None:
@@ -259,8 +239,9 @@ def check_fits(model: nn.Module, cfg: Config) -> None:
                          f'{len(own)} entries of this {name} is in it with '
                          f'the same shape, e.g. {next(iter(own))}')
     if cfg.resume and (shapes or missing):
-        raise ValueError(
-            f'{path} was saved from another config: {len(shapes)} shapes '
-            f'differ and {len(missing)} of {len(own)} entries of this {name} '
-            f'are missing. First: {first_fault(compared)}')
+        hint = '' if shapes else other_neuron(model, found)
+        raise ValueError(f'{path} was saved' + (
+            hint or f' from another config: {len(shapes)} shapes differ and '
+            f'{len(missing)} of {len(own)} entries of this {name} are '
+            f'missing. First: {first_fault(compared)}'))
     check_finite(path, found, {k for k, _ in model.named_buffers()})

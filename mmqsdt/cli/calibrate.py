@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.dist import broadcast_object_list, init_dist, is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.runner import set_random_seed
@@ -123,9 +123,6 @@ def start_from_ann(cfg: Config, ann: str) -> None:
     if cfg.get('load_from'):
         raise ValueError('--from-ann and load_from are two starts of one '
                          f'training; leave out load_from={cfg.load_from!r}')
-    if cfg.launcher != 'none' and not torch.distributed.is_initialized():
-        init_dist(cfg.launcher,
-                  **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
     out = str(Path(cfg.work_dir) / FILE)
     done = error = None
     try:

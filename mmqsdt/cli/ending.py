@@ -10,7 +10,7 @@ from types import TracebackType
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What mmqsdt raises on purpose; anything else out of its own lines is a bug.
-ON_PURPOSE = (ImportError, KeyError, OSError, ValueError)
+ON_PURPOSE = (ImportError, KeyError, OSError, RuntimeError, ValueError)
 # What the machine or PyTorch, which has no lines in Python, raises in lines
 # of ours: a file that is not there, shapes that a config made.
 OF_OTHERS = (ImportError, MemoryError, OSError, RuntimeError)
@@ -36,6 +36,18 @@ class ToolParser(argparse.ArgumentParser):
         super().__init__(**kwargs)
         self.add_argument('--debug', action='store_true',
                           help='show the whole traceback of an error')
+
+    def parse_known_args(self, args=None, namespace=None) -> tuple:
+        """Parse; mmengine's --cfg-options raise what argparse does not know.
+
+        Raises:
+            ValueError: If an option is no key=value.
+        """
+        try:
+            return super().parse_known_args(args, namespace)
+        except ValueError as error:
+            raise ValueError('--cfg-options are key=value, lists '
+                             f'key="[a,b]": {error}') from None
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
@@ -84,7 +96,7 @@ def frames(error: BaseException) -> list[TracebackType]:
 
 
 def file_of(place: TracebackType) -> Path:
-    """The file of a frame."""
+    """Return the file of a frame."""
     return Path(place.tb_frame.f_code.co_filename)
 
 
@@ -95,9 +107,10 @@ def is_ours(place: TracebackType) -> bool:
 
 def is_from_mmqsdt(error: BaseException) -> bool:
     """Whether mmqsdt raised an error on purpose: its message says it all."""
-    return isinstance(error, ON_PURPOSE) and any(
-        is_ours(place) and _instruction(place) == 'RAISE_VARARGS'
-        for place in frames(error)[-1:])
+    return isinstance(error, ON_PURPOSE) and (
+        _of_worker(error)[1] or any(
+            is_ours(place) and _instruction(place) == 'RAISE_VARARGS'
+            for place in frames(error)[-1:]))
 
 
 def is_bug(error: BaseException) -> bool:
@@ -112,19 +125,43 @@ def is_bug(error: BaseException) -> bool:
         or _are_arguments(places))
 
 
+def _of_worker(error: BaseException) -> tuple[str, bool]:
+    """What a process of a data loader raised, which is told as text.
+
+    Returns:
+        tuple[str, bool]: Its message without the traceback before it, and
+        whether mmqsdt raised it on purpose; '' if it is no such error.
+    """
+    try:
+        lines = str(error).splitlines()
+    except Exception:  # an exception of a stranger may fail at that, too
+        return '', False
+    if 'Original Traceback (most recent call last):' not in lines:
+        return '', False
+    place = max((i for i, line in enumerate(lines)
+                 if line.startswith('  File ')), default=0)
+    ours = str(PACKAGE) in lines[place] and any(
+        line.lstrip().startswith('raise ')
+        for line in lines[place + 1:place + 2])
+    while place < len(lines) and lines[place].startswith(' '):
+        place += 1
+    text = '\n'.join(lines[place:])
+    return text.partition(': ')[2] if ours else text, ours
+
+
 def _instruction(place: TracebackType) -> str:
-    """What Python was doing when an error passed a frame."""
+    """Say what Python was doing when an error passed a frame."""
     number = place.tb_frame.f_code.co_code[place.tb_lasti]
     return next(name for name, code in opmap.items() if code == number)
 
 
 def _are_arguments(places: list[TracebackType]) -> bool:
-    """Whether constructors worked on what a config says, and nothing else."""
-    for place in reversed(places):
-        name = place.tb_frame.f_code.co_name
-        if name != '__init__' and not name.startswith('<'):  # '<listcomp>'
-            return file_of(place).as_posix().endswith(BUILDER)
-    return False
+    """Whether a constructor worked on what a config says."""
+    names = [place.tb_frame.f_code.co_name for place in places]
+    while names[-1].startswith('<'):  # '<listcomp>'
+        names.pop()
+    return names[-1] == '__init__' and any(
+        file_of(place).as_posix().endswith(BUILDER) for place in places)
 
 
 def one_line(error: BaseException) -> str:
@@ -141,7 +178,7 @@ def one_line(error: BaseException) -> str:
     text = error.args[0] if isinstance(error, KeyError) and error.args \
         else error
     try:
-        text = str(text).strip()
+        text = (_of_worker(error)[0] or str(text)).strip()
     except Exception:  # an exception of a stranger may fail at that, too
         text = ''
     if len(text) > MAX_CHARACTERS:
@@ -151,7 +188,8 @@ def one_line(error: BaseException) -> str:
     places = frames(error)
     if isinstance(error, KeyError) and ' ' not in text:
         text = f'there is no {text!r}'
-    while len(places) > 1 and file_of(places[-1]).as_posix().endswith(ACCESS):
+    while isinstance(error, (AttributeError, KeyError)) and len(places) > 1 \
+            and file_of(places[-1]).as_posix().endswith(ACCESS):
         places.pop()  # whoever asked a config for what it has not
         text = f'the config: {text.removeprefix("the config: ")}'
     where = '' if not places else (

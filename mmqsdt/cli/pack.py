@@ -11,12 +11,12 @@ import torch
 from mmengine.config import DictAction
 
 from ..checkpoints.atomic import write_atomically
-from ..checkpoints.fit import load_for_test
 from ..checkpoints.packing import load_packed, pack
 from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
 from ..utils.build import build_model
 from ..utils.frameworks import check_framework
-from .common import add_output, load_config, parse_output
+from .common import add_output, load_config, load_model, parse_output
 from .ending import ToolParser, command
 
 
@@ -44,19 +44,20 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    check_framework(cfg)
     suffix = '.pth' if args.unpack else '.safetensors'
     if not args.dst.endswith(suffix):
         raise ValueError(f'the file to write must end in {suffix}, got '
                          f'{args.dst}')
-    src = find_checkpoint(args.src)
-    model = build_model(cfg)
     if args.unpack:
+        check_framework(cfg)
+        src = find_checkpoint(args.src)
+        ask(cfg, ('test', ), src)
+        model = build_model(cfg)
         load_packed(model, src)
         content = BytesIO()
         torch.save(dict(state_dict=model.state_dict()), content)
         write_atomically(args.dst, content.getbuffer())
     else:
-        load_for_test(model, src)
+        model, _ = load_model(cfg, args.src)
         print(pack(model, args.dst, cfg.pretty_text, args.huffman))
     print(f'written: {args.dst}')

@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def summary(result: dict, score_thr: float) -> str:
-    """A few words on a result."""
+    """Summarize a result in a few words."""
     if 'error' in result:
         return f'NO RESULT, {result["error"]}'
     if 'instances' in result:

@@ -119,7 +119,7 @@ def take_data(cfg: Config, digits: Config) -> None:
 
 
 def shorten(cfg: Config) -> int:
-    """A few iterations, then a validation. Returns the number of images."""
+    """Train a few iterations, then validate; return the number of images."""
     images = ITERATIONS * BATCH_SIZE
     init_default_scope(cfg.default_scope)
     for part in ('train', 'val', 'test'):

@@ -6,18 +6,24 @@
 
 import argparse
 
+from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from ..checkpoints.read import reading_once
 from ..checkpoints.resume import check_fits, set_resume
 from ..data.check import refuse_faults
 from ..data.questions import ask
-from ..data.skip import skip_broken
+from ..data.skip import skip_broken, watch_labels
 from ..data.sources import check_data
 from ..engine.amp import use_amp
 from ..engine.batches import check_batches
-from ..engine.distributed import join_processes, name_lost_workers
+from ..engine.distributed import (
+    ends_together,
+    join_processes,
+    name_lost_workers,
+)
 from ..engine.estimate import announce
 from ..engine.quiet import build_runner, quiet
 from ..utils.frameworks import check_framework
@@ -72,6 +78,25 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def prepare(cfg: Config, args: argparse.Namespace) -> None:
+    """Find out what is wrong before anything is built."""
+    check_length(cfg)
+    check_data(cfg, ('train', 'val'))
+    resume = args.resume or cfg.get('resume') and (
+        cfg.get('load_from') or 'auto')
+    if resume:
+        set_resume(cfg, resume, args.unsafe_load)
+    ask(cfg, ('train', 'val'), cfg.get('load_from'),
+        trained=bool(cfg.get('resume')))
+    refuse_faults(cfg, ('train', 'val'), keep=True)
+    skip_broken(cfg)
+    watch_labels(cfg, 'val')
+    if args.amp:
+        use_amp(cfg.optim_wrapper)
+    if args.auto_scale_lr:
+        scale_lr(cfg)
+
+
 @record  # torchrun then shows the first error
 @command
 def main() -> None:
@@ -88,25 +113,14 @@ def train(args: argparse.Namespace) -> None:
     if args.smoke:
         print(smoke(cfg, own_data=True))
         cfg.work_dir = args.work_dir or f'{cfg.work_dir}_smoke'
-    check_length(cfg)
-    check_data(cfg, ('train', 'val'))
-    resume = args.resume or cfg.get('resume') and (
-        cfg.get('load_from') or 'auto')
-    if resume:
-        set_resume(cfg, resume, args.unsafe_load)
-    ask(cfg, ('train', 'val'), cfg.get('load_from'),
-        trained=bool(cfg.get('resume')))
-    refuse_faults(cfg, ('train', 'val'))
-    skip_broken(cfg)
-    if args.amp:
-        use_amp(cfg.optim_wrapper)
-    if args.auto_scale_lr:
-        scale_lr(cfg)
     join_processes(cfg)
-    if args.from_ann and not cfg.get('resume'):
-        start_from_ann(cfg, args.from_ann)
-    runner = build_runner(cfg, args.verbose)
-    check_fits(runner.model, cfg)
+    with reading_once():
+        with ends_together():
+            prepare(cfg, args)
+        if args.from_ann and not cfg.get('resume'):
+            start_from_ann(cfg, args.from_ann)
+        runner = build_runner(cfg, args.verbose)
+        check_fits(runner.model, cfg)
     check_batches(runner)
     if not args.smoke and not is_distributed():
         text = announce(runner)

@@ -1,4 +1,4 @@
-"""What keeps mmqsdt running on the libraries, and scripts on mmqsdt."""
+"""Stand-ins for missing operators of mmcv and for moved modules."""
 
 from importlib import import_module
 

@@ -53,7 +53,7 @@ SOURCES = [
 ]
 
 def label_map(scene: Scene) -> np.ndarray:
-    """Label map of a scene in ADE20K's convention, shape (S, S), uint8.
+    """Make a scene's label map in ADE20K's convention, (S, S), uint8.
 
     0 would be unlabeled and never occurs, 1 is the background, 2 to 11 are
     the digits; ``reduce_zero_label=True`` makes it 0 and 1 to 10.
@@ -64,7 +64,7 @@ def label_map(scene: Scene) -> np.ndarray:
 
 def coco_annotations(scene: Scene, image_id: int,
                      first_id: int) -> list[dict]:
-    """Annotations of a scene in COCO's format, one for each digit.
+    """Make a scene's annotations in COCO's format, one for each digit.
 
     Masks are run-length codes, exact for digits that others cut in two. The
     box is the tight one around the mask, the area its number of pixels, and

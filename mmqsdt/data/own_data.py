@@ -99,7 +99,7 @@ def write_config(kind: str,
 
 
 def find_classes(kind: str, train: Part, val: Part) -> tuple[str, ...]:
-    """The classes that the data themselves name.
+    """Read the classes that the data themselves name.
 
     Raises:
         ValueError: For pairs, whose label maps have numbers only.
@@ -197,7 +197,7 @@ def _compose(kind: str, root: Path, parts: tuple[Part, Part],
 
 def compose_dataset(kind: str, root: Path, part: Part,
                     masks: bool = False) -> dict:
-    """The data set of a part, as a config for its framework has it.
+    """Make the data set config of a part, for its framework.
 
     Args:
         kind (str): See :func:`write_config`.
@@ -256,7 +256,7 @@ def _metric(kind: str, root: Path, val: Part, cfg: Config,
 
 
 def class_overrides(model: dict, classes: int) -> dict:
-    """What a child config must say to change a model's number of classes.
+    """Return the overrides that change a model's number of classes.
 
     Args:
         model (dict): Of the base.

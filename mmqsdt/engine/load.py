@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..checkpoints.fit import load_for_test
 from ..checkpoints.packing import is_packed
+from ..checkpoints.read import reading_once
 from ..checkpoints.resume import find_checkpoint
 from ..data.questions import ask
 from ..data.saved import saved_classes, saved_meta
@@ -94,14 +95,15 @@ def build_predictor(cfg: Config,
         ValueError: As :func:`load` does.
     """
     check_framework(cfg)
-    ask(cfg, ('test', ), checkpoint)
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
+    with reading_once():
+        ask(cfg, ('test', ), checkpoint)
+        model = build_model(cfg)
+        load_for_test(model, checkpoint)
+        saved = None if '://' in checkpoint or is_packed(checkpoint) else \
+            saved_classes(saved_meta(checkpoint))
     model = to_form(model, form, encoding)
     if device is None:
         device = 'cpu' if form == 'fast' else get_device()
-    saved = None if '://' in checkpoint or is_packed(checkpoint) else \
-        saved_classes(saved_meta(checkpoint))
     return Predictor(cfg, model, device, score_thr, saved)
 
 

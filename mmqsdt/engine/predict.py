@@ -47,7 +47,7 @@ class Picture:
 
 
 def find_pictures(paths: list[str]) -> list[Path]:
-    """Files as named, and the pictures that lie in folders.
+    """Return files as given, and the pictures in folders.
 
     Args:
         paths (list[str]): Files, or folders, whose subfolders are not
@@ -75,7 +75,7 @@ def find_pictures(paths: list[str]) -> list[Path]:
 
 
 def find_others(paths: list[str]) -> list[Path]:
-    """Files that :func:`find_pictures` leaves out of folders, by suffix."""
+    """List the files that :func:`find_pictures` leaves out of folders."""
     return [p for path in map(Path, paths) if path.is_dir()
             for p in sorted(path.iterdir())
             if p.is_file() and p.suffix.lower() not in SUFFIXES
@@ -86,7 +86,7 @@ def read_picture(path: Path, max_side: int = 2048) -> Picture:
     """Read a picture as the data pipelines do, if they can.
 
     Rotated as its EXIF entry says; 16-bit samples lose their lower 8 bits;
-    transparent pixels are put on white; grey becomes three equal channels.
+    transparent pixels are put on white; gray becomes three equal channels.
 
     Args:
         path (Path): Its file.
@@ -213,7 +213,7 @@ def build_inferencer(cfg: Config, model: nn.Module, device: str):
 
 
 def input_channels(cfg: Config) -> int:
-    """Channels that the model of a config reads."""
+    """Return the number of channels that the model of a config reads."""
     return cfg.model.get('backbone', {}).get('in_channels', 3)
 
 

@@ -1,12 +1,14 @@
 """IE-LIF, the neuron that counts: its formula, gradients and arguments."""
 
 import math
+from functools import partial
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from ..registry import MODELS
+from .common_start import follow
 from .lif import SpikingNeuron
 
 # Most levels for which two bins each fit into the 256 values of a byte.
@@ -64,13 +66,16 @@ class _LearnedSpike(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, potential: Tensor, threshold: Tensor, amplitude: Tensor,
-                levels: int, half_up: bool) -> Tensor:
+    def forward(ctx, potential: Tensor, threshold: Tensor,
+                amplitude: Tensor | None, levels: int,
+                half_up: bool) -> Tensor:
         # In the dtype of the potential here, in that of the parameter behind:
         # a sum over a map does not fit into half precision.
         ctx.dtype = threshold.dtype
         threshold = threshold.to(potential.dtype)
-        amplitude = amplitude.to(potential.dtype)
+        # None is the threshold itself: torch.compile takes no tensor twice.
+        given = () if amplitude is None else (amplitude.to(potential.dtype), )
+        amplitude = given[0] if given else threshold
         u = potential / threshold
         bins = 252 // levels
         ctx.last_bin = levels * bins + 1
@@ -82,12 +87,13 @@ class _LearnedSpike(torch.autograd.Function):
         spikes = round_to_count(u, levels, half_up).mul_(amplitude)
         if any(ctx.needs_input_grad):
             ctx.bins = bins
-            ctx.save_for_backward(binned, spikes, threshold, amplitude)
+            ctx.save_for_backward(binned, spikes, threshold, *given)
         return spikes
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        binned, spikes, threshold, amplitude = ctx.saved_tensors
+        binned, spikes, threshold, *given = ctx.saved_tensors
+        amplitude = given[0] if given else threshold
         binned = binned.to(grad.dtype).add_(128)
         # The gradient inside the window, 0 < bin < last, and 0 elsewhere.
         inside = torch.ops.aten.hardtanh_backward(grad, binned, 0.,
@@ -97,6 +103,9 @@ class _LearnedSpike(torch.autograd.Function):
         dtype = ctx.dtype
         grad_threshold = -_dot(inside, u).to(dtype) * slope.to(dtype)
         grad_amplitude = _dot(grad, spikes).to(dtype) / amplitude.to(dtype)
+        if not given:
+            grad_threshold, grad_amplitude = \
+                grad_threshold + grad_amplitude, None
         return inside.mul_(slope), grad_threshold, grad_amplitude, None, None
 
 
@@ -128,9 +137,11 @@ class IELIF(SpikingNeuron):
     neuron, trained as :math:`\log \theta`, which keeps it positive and lets
     an optimizer change it in proportion. It starts at
     :math:`\theta = 2 mean|H| / \sqrt{D}` of the first batch that is trained
-    on (of all processes together), LSQ's start for activations; until then
-    it has the value of this formula for H from N(0, 1). Setting
-    :attr:`threshold` starts it as well. Its gradient is scaled by
+    on, LSQ's start for activations; until then it has the value of this
+    formula for H from N(0, 1). Of several processes each starts from its own
+    batch, and before the first step of the optimizer all take the value of
+    their batches together. Setting :attr:`threshold` starts it as well, and
+    checkpoints say whether it has started. Its gradient is scaled by
     :math:`1 / \sqrt{n D}` for n elements a sample, as LSQ does.
 
     Shape: ``(T*B, ...)`` in, the same out, each value one of 0, a, .., D a.
@@ -202,6 +213,7 @@ class IELIF(SpikingNeuron):
         if learned:
             self.log_threshold = nn.Parameter(torch.empty(1))
             self.reset_threshold()
+            follow(self)
         else:
             self._threshold = threshold
             self.register_parameter('log_threshold', None)
@@ -210,7 +222,7 @@ class IELIF(SpikingNeuron):
     def reset_threshold(self) -> None:
         """Let a learned threshold start again from the next batch."""
         self.threshold = self.default_threshold
-        self._started = False
+        self._started, self.seen = False, (0., 0.)
 
     @property
     def default_threshold(self) -> float:
@@ -233,7 +245,8 @@ class IELIF(SpikingNeuron):
             self._threshold = value
             return
         self.log_threshold.fill_(math.log(value))
-        self._started = True  # from here, not from the next batch
+        # From here, not from the next batch, and in all processes alike.
+        self._started, self.seen = True, None
 
     @property
     def amplitude(self) -> float:
@@ -244,22 +257,27 @@ class IELIF(SpikingNeuron):
     def amplitude(self, value: float) -> None:
         self._amplitude = value
 
-    @torch.compiler.disable
+    @partial(
+        torch.compiler.disable,
+        reason='a learned threshold starts from its first batch: run one '
+        'batch in training mode before torch.compile')
     @torch.no_grad()
     def start_threshold(self, potential: Tensor) -> None:
         """Set a learned threshold to 2 mean|H| / sqrt(D).
 
         Args:
-            potential (Tensor): H, of any shape. Nothing happens if it, with
-                those of all other processes, is empty or all zero.
+            potential (Tensor): H, of any shape. Nothing happens if it is
+                empty, all zero or not finite.
         """
-        total = potential.new_tensor(
-            [potential.abs().sum(dtype=torch.float32), potential.numel()],
-            dtype=torch.float32)
-        all_reduce(total)
-        mean = float(total[0] / total[1].clamp(min=1))
-        if 0 < mean < math.inf:
-            self.threshold = 2 * mean / self.levels**0.5
+        total = float(potential.abs().sum(dtype=torch.float32))
+        if 0 < total < math.inf:
+            self.start_from(total, potential.numel())
+            if get_world_size() > 1:
+                self.seen = total, float(potential.numel())
+
+    def start_from(self, total: float, number: float) -> None:
+        """Set a learned threshold by a sum of |H| over so many elements."""
+        self.threshold = 2 * total / number / self.levels**0.5
 
     def _scaled_threshold(self, potential: Tensor) -> Tensor:
         """Return theta, (1, ), with its gradient scaled by 1 / sqrt(n D)."""
@@ -274,9 +292,7 @@ class IELIF(SpikingNeuron):
             return _Spike.apply(potential, self.levels, self._threshold,
                                 amplitude, half_up, self.closed_window)
         threshold = self._scaled_threshold(potential)
-        if amplitude is None:
-            amplitude = threshold
-        elif not isinstance(amplitude, Tensor):
+        if amplitude is not None and not isinstance(amplitude, Tensor):
             amplitude = threshold.new_full((1, ), amplitude)
         return _LearnedSpike.apply(potential, threshold, amplitude,
                                    self.levels, half_up)
@@ -301,6 +317,17 @@ class IELIF(SpikingNeuron):
             membrane = potential - threshold * counts[-1]
         return torch.cat(counts) * amplitude  # (T*B, ...)
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({'seen': None, **state})
+        if self.learned:
+            follow(self)  # copies are trained, too
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.learned:  # beside the version of each module
+            metadata = getattr(destination, '_metadata', {})
+            metadata.get(prefix[:-1], {}).update(started=self._started)
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata,
                               strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
@@ -320,7 +347,9 @@ class IELIF(SpikingNeuron):
             error_msgs.append(f'{key} must be finite; the checkpoint is '
                               'damaged or its training had diverged')
         else:
-            self._started = True
+            # Who saved it without a word had started it.
+            self._started = bool(local_metadata.get('started', True))
+            self.seen = None if self._started else (0., 0.)
 
     def extra_repr(self) -> str:
         learned = ' (learned)' if self.learned else ''

@@ -1,4 +1,4 @@
-"""Entropy reports as a picture: models side by side."""
+"""Draw entropy reports of models side by side."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ SILENT = '#c9c9c9'
 
 def plot_entropy(reports: dict[str, EntropyReport],
                  path: str | Path) -> None:
-    """Draw distributions over all layers, then figures layer by layer.
+    """Draw distributions over all layers, then entropy layer by layer.
 
-    Every model is a pair of columns: potentials of q, k, v, coloured by the
-    spike count they lead to, and the shares of those counts.
+    Each model has two columns: the potentials of q, k, v, colored by the
+    spike count that they lead to, and the shares of these counts.
 
     Args:
         reports (dict): By name of the model, of :func:`spike_entropy`.
@@ -129,6 +129,6 @@ def _plot_layers(axes, reports: dict[str, EntropyReport], figure: str,
 
 
 def _short(row: TensorDistribution) -> str:
-    """'stages.3.blocks.0.attn', 'q' -> '3.0 q'."""
+    """Shorten 'stages.3.blocks.0.attn', 'q' to '3.0 q'."""
     numbers = [part for part in row.layer.split('.') if part.isdigit()]
     return f'{".".join(numbers)} {row.tensor}'

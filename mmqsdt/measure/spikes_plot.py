@@ -1,4 +1,4 @@
-"""Spikes of a picture: slots that add up to counts, and firing rates."""
+"""Draw the spikes of a picture: slots, counts and firing rates."""
 
 from math import ceil
 from pathlib import Path
@@ -27,7 +27,9 @@ MAX_COLUMNS = 9
 
 def plot_slots(picture: np.ndarray, maps: list[SpikeMap], encoding: str,
                name: str, stem: str | Path) -> list[Path]:
-    """Draw, for a neuron a line: firing rate, one channel's counts = slots.
+    """Draw a line for each neuron: firing rates, counts, and their slots.
+
+    Counts and slots are those of the channel whose counts vary most.
 
     Args:
         picture (np.ndarray): What the network saw, (H, W, 3), uint8.
@@ -145,7 +147,7 @@ def plot_rates(picture: np.ndarray, maps: list[SpikeMap], name: str,
     _draw_bars(bars, maps)
     grid = bottom.add_gridspec(len(lines), columns)
     rates = [m.rate_map().numpy() for _, line in lines for m in line]
-    # A few glowing pixels shall not darken all others.
+    # A few bright pixels must not darken all others.
     norm = Normalize(0, max(float(np.quantile(np.concatenate(
         [r.ravel() for r in rates]), 0.995)), 1e-6), clip=True)
     for i, (place, line) in enumerate(lines):
@@ -180,7 +182,7 @@ def bar_name(path: str) -> str:
 
 
 def _draw_bars(axes, maps: list[SpikeMap]) -> None:
-    """Every neuron's rate, in the order of the network."""
+    """Draw every neuron's rate, in the order of the network."""
     stages = list(dict.fromkeys(stage_of(m.layer) for m in maps))
     for i, stage in enumerate(stages):
         found = [n for n, m in enumerate(maps) if stage_of(m.layer) == stage]

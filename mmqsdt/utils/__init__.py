@@ -1,4 +1,4 @@
-"""What all rooms may use: configs, frameworks, versions."""
+"""Helpers for all packages: configs, frameworks, versions, text."""
 
 from .lazy import lazy
 

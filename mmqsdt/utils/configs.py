@@ -1,22 +1,23 @@
-"""Where the shipped configs are, and how the tools are called."""
+"""Find shipped configs, and the command that calls a tool."""
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
 
 def get_config_path(name: str = '') -> str:
-    """Path of a config that ships with mmqsdt.
+    """Return the path of a shipped config.
 
     Args:
-        name (str): Such as 'det/qsdt_maskrcnn_coco.py'; empty for the
-            folder of them all.
+        name (str): Such as 'det/qsdt_maskrcnn_coco.py'; empty for the folder
+            of all configs.
 
     Returns:
         str: Absolute path, to load or to use in ``_base_``.
 
     Raises:
-        FileNotFoundError: If there is no such config; names what there is.
+        FileNotFoundError: If there is no such config; lists all names.
     """
     package = Path(__file__).resolve().parents[1]
     root = package / 'configs'  # an installed wheel
@@ -31,8 +32,18 @@ def get_config_path(name: str = '') -> str:
     return str(path)
 
 
+def parts(config: dict | list | tuple) -> Iterator[dict]:
+    """Yield every dict in a config, at any depth, inner ones first."""
+    for value in list(config.values() if isinstance(config, dict)
+                      else config):
+        if isinstance(value, (dict, list, tuple)):
+            yield from parts(value)
+    if isinstance(config, dict):
+        yield config
+
+
 def tool_command(name: str) -> str:
-    """How to call one of our tools: by its file in a checkout, else by -m.
+    """Return the command of a tool: its file in a checkout, else by -m.
 
     Args:
         name (str): Such as 'train'.
@@ -44,7 +55,7 @@ def tool_command(name: str) -> str:
 
 
 def config_names() -> list[str]:
-    """Names of all shipped configs, such as 'cls/qsdt_digits'."""
+    """List the names of all shipped configs, such as 'cls/qsdt_digits'."""
     root = Path(get_config_path())
     return sorted(
         path.relative_to(root).with_suffix('').as_posix()
@@ -83,16 +94,16 @@ def find_stock_config(name: str) -> str:
 
 
 def find_config(name: str) -> str:
-    """Path of a config: the file of that name, else one that ships.
+    """Return the path of a config: of that file, else of a shipped config.
 
     Args:
-        name (str): A path; or, where there is no such file, what ends the
-            path of a shipped config, with or without '.py':
-            'qsdt_maskrcnn_coco', 'configs/det/qsdt_maskrcnn_coco.py'; or
-            one of a framework, 'mmdet::...'.
+        name (str): A path; or, if there is no such file, the name of a
+            shipped config, with or without folders and '.py':
+            'qsdt_maskrcnn_coco', 'configs/det/qsdt_maskrcnn_coco.py'; or that
+            of a framework's config, 'mmdet::...'.
 
     Raises:
-        FileNotFoundError: If there is none; suggests the nearest.
+        FileNotFoundError: If there is none; suggests similar names.
     """
     if Path(name).is_file():
         return name

@@ -29,10 +29,10 @@ def know_forks() -> None:
 
 @contextmanager
 def without_noise() -> Iterator[None]:
-    """Leave out what the frameworks print while they are imported.
+    """Hide lines that the frameworks print while they are imported.
 
-    Only lines that users cannot act on, such as that of an optional package
-    for data sets that nobody asked for.
+    Only lines on which users cannot act: that of an optional package for
+    data sets.
     """
     printed = StringIO()
     try:

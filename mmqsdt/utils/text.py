@@ -1,4 +1,4 @@
-"""Text files, and errors, in one line."""
+"""Read text files, describe errors in one line, and name parts of models."""
 
 import json
 from pathlib import Path
@@ -37,6 +37,14 @@ def read_json(path: str | Path) -> object:
 
 
 def describe(error: BaseException) -> str:
-    """Kind and first line of an error."""
+    """Return the type and the first line of an error."""
     text = str(error).strip().split('\n')[0]
     return f'{type(error).__name__}: {text}'[:300]
+
+
+def part_of(path: str) -> str:
+    """Path of the stage, neck or head that a module or parameter is in."""
+    parts = path.split('.')
+    depth = 3 if parts[1:2] == ['stages'] else \
+        2 if parts[0] == 'roi_head' else 1
+    return '.'.join(parts[:depth])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, Registry
 
 from mmqsdt.cli import ending
@@ -97,6 +97,29 @@ def build_from_a_config():
     made.build(dict(type='Made', levels=['4']))
 
 
+def build_deeper():
+    class Inner:
+        def __init__(self, levels):
+            self.levels = levels + 1
+
+    def helper(levels):
+        return Inner(levels)
+
+    class Outer:
+        def __init__(self, levels):
+            self.inner = helper(levels)
+
+    made = Registry('made')
+    made.register_module(module=Outer)
+    made.build(dict(type='Outer', levels='4'))
+
+
+def give_no_value():
+    parser = ending.ToolParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.parse_args(['--cfg-options', 'nonsense'])
+
+
 def ask_a_config():
     Config(dict(model={})).train_dataloader  # noqa: B018
 
@@ -117,6 +140,8 @@ def test_a_mistake_of_mmqsdt_keeps_its_traceback(mistake, monkeypatch):
 @pytest.mark.parametrize('cause, words', [
     (open_nothing, '/nowhere/at/all'), (fail_at_a_shape, 'RuntimeError: '),
     (say_on_purpose, 'gt_bboxes'),
+    (build_deeper, "TypeError: can only"),
+    (give_no_value, '--cfg-options are key=value'),
     (build_from_a_config, "TypeError: '<' not supported"),
     (ask_a_config, 'the config: .* no attribute .*train_dataloader.*\n'
      '.*test_ending.py, line .* ask_a_config')])
@@ -140,6 +165,33 @@ def test_an_exit_is_left_alone():
     with pytest.raises(SystemExit) as stop:
         command(raising(SystemExit(2)))()
     assert stop.value.code == 2
+
+
+class Failing(torch.utils.data.Dataset):
+    """In a worker, whose error is told as text."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+@pytest.mark.parametrize('ours', [False, True])
+def test_an_error_of_a_data_loaders_worker_has_no_traceback(ours,
+                                                            monkeypatch):
+    if ours:
+        monkeypatch.setattr(ending, 'PACKAGE', Path(__file__).parent)
+    loader = torch.utils.data.DataLoader(
+        Failing(RuntimeError('3 samples:\n  a.jpg: broken')), num_workers=1)
+    with pytest.raises(SystemExit) as stop:
+        command(lambda: next(iter(loader)))()
+    said = str(stop.value.code)
+    assert '3 samples:\n  a.jpg: broken' in said and 'Traceback' not in said
+    assert said.startswith('3 samples') is ours
 
 
 def test_no_message_holds_a_whole_file():

@@ -44,14 +44,15 @@ NEURONS = dict(
 
 
 @pytest.mark.parametrize('time_steps', [1, 2])
-@pytest.mark.parametrize('weight_bits', [2, 3, 4, 8])
+@pytest.mark.parametrize('weight_bits', [1, 'ternary', 2, 3, 4, 8])
 def test_classifiers(weight_bits, time_steps, conversion, build, inputs):
     convert, dtype = conversion
     model = build('cls', weight_bits, time_steps=time_steps).to(dtype)
     assert_equal_forms(model, convert(model), inputs('cls', dtype))
 
 
-@pytest.mark.parametrize('weight_bits, time_steps', [(2, 2), (4, 1)])
+@pytest.mark.parametrize('weight_bits, time_steps', [(2, 2), (4, 1),
+                                                     ('ternary', 1)])
 @pytest.mark.parametrize('task', ['det', 'seg'])
 def test_detectors_and_segmenters(task, weight_bits, time_steps, conversion,
                                   build, inputs):

@@ -24,7 +24,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float,
 def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float,
             sigma: float, min_score: float, method: int,
             offset: int) -> Tensor:
-    """Soft-NMS (arXiv 1704.04503): lower the scores of what overlaps.
+    """Lower the scores of boxes that overlap (Soft-NMS, arXiv 1704.04503).
 
     method 0 is plain NMS, 1 linear, 2 gaussian. Rows of ``dets`` become
     (x1, y1, x2, y2, score), best first.
@@ -63,7 +63,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
 
 
 def pairwise_iou(boxes1: Tensor, boxes2: Tensor, offset: int) -> Tensor:
-    """(N, 4) and (M, 4) -> (N, M)."""
+    """Compute the IoU of all pairs: (N, 4) and (M, 4) -> (N, M)."""
     ious = boxes1.new_zeros(len(boxes1), len(boxes2))
     bbox_overlaps(boxes1, boxes2, ious, mode=0, aligned=False, offset=offset)
     return ious
@@ -71,7 +71,7 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor, offset: int) -> Tensor:
 
 def bbox_overlaps(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode: int,
                   aligned: bool, offset: int) -> None:
-    """IoU (mode 0) or intersection over the first box (mode 1)."""
+    """Compute IoU (mode 0) or intersection over the first box (mode 1)."""
     if not aligned:
         boxes1 = boxes1[:, None]
     top_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])

@@ -41,14 +41,14 @@ def _deform_conv(config: dict) -> Callable:
 
 def deform_conv_forward(input, weight, offset, output, columns, ones,
                         **config) -> None:
-    """Deformable convolution (arXiv 1703.06211)."""
+    """Compute a deformable convolution (arXiv 1703.06211)."""
     output.copy_(_deform_conv(config)(*wide(input, offset, weight)))
 
 
 def deform_conv_backward_input(input, offset, grad_output, grad_input,
                                grad_offset, weight, columns,
                                **config) -> None:
-    """Gradients with respect to input and offset."""
+    """Compute the gradients of input and offset."""
     conv = _deform_conv(config)
     grads = gradients(lambda x, o: conv(x, o, weight.type_as(x)),
                        [input, offset], grad_output)
@@ -59,7 +59,7 @@ def deform_conv_backward_input(input, offset, grad_output, grad_input,
 def deform_conv_backward_parameters(input, offset, grad_output, grad_weight,
                                     columns, ones, scale=1,
                                     **config) -> None:
-    """Gradient with respect to the weight, times scale."""
+    """Compute the gradient of the weight, times scale."""
     conv = _deform_conv(config)
     weight = torch.zeros_like(grad_weight)  # the output is linear in it
     x, o = wide(input, offset)
@@ -70,7 +70,7 @@ def deform_conv_backward_parameters(input, offset, grad_output, grad_weight,
 def modulated_deform_conv_forward(input, weight, bias, ones, offset, mask,
                                   output, columns, with_bias,
                                   **config) -> None:
-    """Deformable convolution v2 (arXiv 1811.11168)."""
+    """Compute a deformable convolution v2 (arXiv 1811.11168)."""
     x, o, w, m, b = wide(input, offset, weight, mask, bias)
     output.copy_(
         _deform_conv(config)(x, o, w, m, b if with_bias else None))
@@ -80,7 +80,7 @@ def modulated_deform_conv_backward(input, weight, bias, ones, offset, mask,
                                    columns, grad_input, grad_weight,
                                    grad_bias, grad_offset, grad_mask,
                                    grad_output, with_bias, **config) -> None:
-    """Gradients with respect to all that is not an integer."""
+    """Compute the gradients of all that is not an integer."""
     grads = gradients(
         _deform_conv(config), [input, offset, weight, mask], grad_output)
     for target, grad in zip(
@@ -93,7 +93,7 @@ def modulated_deform_conv_backward(input, weight, bias, ones, offset, mask,
 def ms_deform_attn_forward(value: Tensor, shapes: Tensor, starts: Tensor,
                            locations: Tensor, weights: Tensor,
                            im2col_step: int) -> Tensor:
-    """Multi-scale deformable attention (arXiv 2010.04159)."""
+    """Compute multi-scale deformable attention (arXiv 2010.04159)."""
     from mmcv.ops.multi_scale_deform_attn import (
         multi_scale_deformable_attn_pytorch as attention,
     )
@@ -103,7 +103,7 @@ def ms_deform_attn_forward(value: Tensor, shapes: Tensor, starts: Tensor,
 def ms_deform_attn_backward(value, shapes, starts, locations, weights,
                             grad_output, grad_value, grad_locations,
                             grad_weights, im2col_step) -> None:
-    """Gradients with respect to values, locations and weights."""
+    """Compute the gradients of values, locations and weights."""
     grads = gradients(
         lambda v, p, w: ms_deform_attn_forward(v, shapes, starts, p, w, 0),
         [value, locations, weights], grad_output)

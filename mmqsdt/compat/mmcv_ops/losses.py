@@ -13,9 +13,9 @@ __all__ = [
 def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
                                output: Tensor, gamma: float,
                                alpha: float) -> None:
-    """Focal loss (arXiv 1708.02002) of N logits of C classes, no reduction.
+    """Compute the focal loss (arXiv 1708.02002) of logits (N, C).
 
-    A target that is none of 0..C-1 is background.
+    Without reduction. A target that is none of 0..C-1 is background.
     """
     p = input.sigmoid()
     positive = -alpha * (1 - p)**gamma * F.logsigmoid(input)
@@ -26,7 +26,7 @@ def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
 def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
                                 grad_input: Tensor, gamma: float,
                                 alpha: float) -> None:
-    """Gradient of :func:`sigmoid_focal_loss_forward`, of each entry."""
+    """Compute the gradient of :func:`sigmoid_focal_loss_forward`."""
     p = input.sigmoid()
     positive = -alpha * (1 - p)**gamma * (
         1 - p - gamma * p * F.logsigmoid(input))
@@ -45,7 +45,7 @@ def _by_class(positive: Tensor, negative: Tensor, target: Tensor,
 
 
 def _class_weight(weight: Tensor, target: Tensor) -> Tensor:
-    """Weight of each sample; background has no entry and counts in full."""
+    """Look up the weight of each sample; that of the background is 1."""
     known = (target >= 0) & (target < len(weight))
     return torch.where(known, weight[target.clamp(0, len(weight) - 1)], 1.)
 
@@ -53,7 +53,10 @@ def _class_weight(weight: Tensor, target: Tensor) -> Tensor:
 def softmax_focal_loss_forward(softmax: Tensor, target: Tensor,
                                weight: Tensor, output: Tensor, gamma: float,
                                alpha: float) -> None:
-    """Focal loss of probabilities (N, C); a negative target costs nothing."""
+    """Compute the focal loss of probabilities (N, C).
+
+    The loss is 0 where the target is negative.
+    """
     p = softmax.gather(1, target.clamp(min=0)[:, None])[:, 0]
     tiny = torch.finfo(p.dtype).tiny
     loss = -alpha * (1 - p)**gamma * p.clamp(min=tiny).log()
@@ -66,7 +69,7 @@ def softmax_focal_loss_backward(softmax: Tensor, target: Tensor,
                                 weight: Tensor, buff: Tensor,
                                 grad_input: Tensor, gamma: float,
                                 alpha: float) -> None:
-    """Gradient with respect to the logits behind the softmax."""
+    """Compute the gradient of the logits before the softmax."""
     label = target.clamp(min=0)[:, None]
     p = softmax.gather(1, label)[:, 0]
     log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log()

@@ -16,7 +16,7 @@ __all__ = [
 def masked_im2col_forward(features: Tensor, rows: Tensor, cols: Tensor,
                           data_col: Tensor, kernel_h: int, kernel_w: int,
                           pad_h: int, pad_w: int) -> None:
-    """Patches around chosen pixels of one image, as columns."""
+    """Gather the patches around chosen pixels of one image as columns."""
     patches = F.unfold(features, (kernel_h, kernel_w), padding=(pad_h, pad_w))
     width = features.shape[3] + 2 * pad_w - kernel_w + 1
     data_col.copy_(patches[0][:, rows * width + cols])
@@ -25,13 +25,13 @@ def masked_im2col_forward(features: Tensor, rows: Tensor, cols: Tensor,
 def masked_col2im_forward(columns: Tensor, rows: Tensor, cols: Tensor,
                           output: Tensor, height: int, width: int,
                           channels: int) -> None:
-    """Columns back to their pixels."""
+    """Put columns back to their pixels."""
     output[0, :, rows, cols] = columns
 
 
 def _reassemble(features: Tensor, masks: Tensor, kernel_size: int,
                 group_size: int, scale_factor: int) -> Tensor:
-    """CARAFE: each output pixel sums a patch with its own kernel."""
+    """Sum a patch for each output pixel, with a kernel of its own."""
     n, c, h, w = features.shape
     height, width = masks.shape[2:]
     patches = F.unfold(features, kernel_size, padding=kernel_size // 2)
@@ -45,13 +45,13 @@ def _reassemble(features: Tensor, masks: Tensor, kernel_size: int,
 
 def carafe_naive_forward(features: Tensor, masks: Tensor, output: Tensor,
                          **config) -> None:
-    """Content-aware reassembly of features (arXiv 1905.02188)."""
+    """Reassemble features by content (CARAFE, arXiv 1905.02188)."""
     output.copy_(_reassemble(features, masks, **config))
 
 
 def carafe_naive_backward(grad_output, features, masks, grad_input,
                           grad_masks, **config) -> None:
-    """Gradients with respect to features and masks."""
+    """Compute the gradients of features and masks."""
     grads = gradients(lambda f, m: _reassemble(f, m, **config),
                        [features, masks], grad_output)
     grad_input.copy_(grads[0])
@@ -60,7 +60,7 @@ def carafe_naive_backward(grad_output, features, masks, grad_input,
 
 def carafe_forward(features, masks, rfeatures, routput, rmasks, output,
                    **config) -> None:
-    """As :func:`carafe_naive_forward`; rfeatures is for the backward pass."""
+    """Do :func:`carafe_naive_forward`; rfeatures is for the backward pass."""
     rfeatures.copy_(features)
     carafe_naive_forward(features, masks, output, **config)
 
@@ -68,24 +68,25 @@ def carafe_forward(features, masks, rfeatures, routput, rmasks, output,
 def carafe_backward(grad_output, rfeatures, masks, rgrad_output,
                     rgrad_input_hs, rgrad_input, rgrad_masks, grad_input,
                     grad_masks, **config) -> None:
-    """As :func:`carafe_naive_backward`."""
+    """Do :func:`carafe_naive_backward`."""
     carafe_naive_backward(grad_output, rfeatures, masks, grad_input,
                           grad_masks, **config)
 
 
 def psamask_forward(mask: Tensor, output: Tensor, psa_type: int,
                     **config) -> None:
-    """PSANet's masks over offsets as maps over positions, (N, H*W, H, W).
+    """Turn PSANet's masks over offsets to maps over positions.
 
-    psa_type 0 collects: entry (p, q) is what position q takes from p;
-    1 distributes: what p gives to q. Offsets outside the image are 0.
+    The output is (N, H*W, H, W). psa_type 0 collects: entry (p, q) is what
+    position q takes from p. 1 distributes: what p gives to q. Offsets outside
+    the image are 0.
     """
     output.copy_(_point_attention(mask, psa_type, **config))
 
 
 def psamask_backward(grad_output: Tensor, grad_input: Tensor, psa_type: int,
                      **config) -> None:
-    """Gradient with respect to the masks."""
+    """Compute the gradient of the masks."""
     grad_input.copy_(
         gradients(lambda m: _point_attention(m, psa_type, **config),
                    [torch.zeros_like(grad_input)], grad_output)[0])

@@ -16,7 +16,7 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor,
                       aligned_width: int, spatial_scale: float,
                       sampling_ratio: int, pool_mode: int,
                       aligned: bool) -> None:
-    """RoIAlign; pool_mode 1 averages the samples of a bin, 0 takes the max."""
+    """Compute RoIAlign: pool_mode 1 averages the samples, 0 takes the max."""
     if pool_mode == 1:
         from torchvision.ops import roi_align
         features, rois = wide(input, rois)
@@ -46,7 +46,7 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor,
                        aligned_height: int, aligned_width: int,
                        spatial_scale: float, sampling_ratio: int,
                        pool_mode: int, aligned: bool) -> None:
-    """Gradient of :func:`roi_align_forward` with respect to the input."""
+    """Compute the gradient of :func:`roi_align_forward`."""
     if pool_mode == 1:
         grad, rois = wide(grad_output, rois)
         arguments = grad, rois.type_as(grad), spatial_scale
@@ -68,7 +68,7 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor,
 def _mean_gradient(grad: Tensor, rois: Tensor, spatial_scale: float,
                    shape: tuple[int, int, int, int], sampling_ratio: int,
                    aligned: bool) -> Tensor:
-    """Gradient of the mean of samples, (R, C, ph, pw) to (B, C, H, W).
+    """Compute the gradient of the mean: (R, C, ph, pw) to (B, C, H, W).
 
     RoIAlign multiplies the pixels by a sparse matrix, so its gradient is the
     product with the transposed one. torchvision's loops take 6 times as long
@@ -106,7 +106,7 @@ def _mean_gradient(grad: Tensor, rois: Tensor, spatial_scale: float,
         torch.stack([torch.cat(pixels), torch.cat(outputs)]),
         torch.cat(weights), (batch * height * width, len(rois) * ph * pw),
         check_invariants=False)
-    # Channels last: a weight then multiplies a run of neighbours.
+    # Channels last: a weight then multiplies a run of neighbors.
     columns = grad.permute(0, 2, 3, 1).reshape(-1, channels)
     return (matrix @ columns).view(batch, height, width,
                                    channels).permute(0, 3, 1, 2)
@@ -114,7 +114,7 @@ def _mean_gradient(grad: Tensor, rois: Tensor, spatial_scale: float,
 
 def _roi_samples(start: Tensor, end: Tensor, bins: int, sampling_ratio: int,
                  aligned: bool) -> Tensor:
-    """Coordinates along one side of a RoI that RoIAlign reads, (bins, g).
+    """Return the coordinates that RoIAlign reads along a side, (bins, g).
 
     Of several, start and end (R, 1, 1): (R, bins, g), sampling_ratio given.
     """
@@ -134,7 +134,7 @@ def _roi_samples(start: Tensor, end: Tensor, bins: int, sampling_ratio: int,
 
 def _bilinear(y: Tensor, x: Tensor, height: int,
               width: int) -> tuple[Tensor, Tensor]:
-    """Flat indices and weights, (4, ...), of the pixels around points."""
+    """Return flat indices and weights, (4, ...), of pixels around points."""
     inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
     y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     y0, x0 = y.long(), x.long()
@@ -149,7 +149,7 @@ def _bilinear(y: Tensor, x: Tensor, height: int,
 def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor,
                      argmax: Tensor, pooled_height: int, pooled_width: int,
                      spatial_scale: float) -> None:
-    """Max over bins. Unlike torchvision's, corners are not rounded first."""
+    """Take the maximum over bins, without rounding corners first."""
     height, width = input.shape[2:]
     argmax.fill_(-1)
     for i, roi in enumerate(rois):
@@ -171,7 +171,7 @@ def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor,
 
 
 def _bin_members(start: Tensor, end: Tensor, bins: int, size: int) -> Tensor:
-    """Which pixels of a side are in which bin, (bins, size)."""
+    """Tell which pixels of a side are in which bin, (bins, size)."""
     edges = torch.arange(bins + 1, device=start.device) * (
         (end - start) / bins) + start
     pixel = torch.arange(size, device=start.device)
@@ -182,7 +182,7 @@ def _bin_members(start: Tensor, end: Tensor, bins: int, size: int) -> Tensor:
 def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor,
                       grad_input: Tensor, pooled_height: int,
                       pooled_width: int, spatial_scale: float) -> None:
-    """Gradient goes to the pixels that were the maximum."""
+    """Pass the gradient to the pixels that were the maximum."""
     for i, roi in enumerate(rois):
         index = argmax[i].flatten(1).long()
         grad = grad_output[i].flatten(1).masked_fill(index < 0, 0)

@@ -169,8 +169,8 @@ class QSDTransformer(BaseModule):
         in_channels (int): Channels of the input. Defaults to 3.
         out_indices (Sequence[int]): Taps to return, 0..4.
             Defaults to (4, ).
-        weight_bits (int, optional): Bits of every weight, or None for float.
-            Defaults to 4.
+        weight_bits (int | str, optional): Bits of every weight: 2, 3, 4, 8,
+            'ternary' or 1; None for float. Defaults to 4.
         neuron (dict): Config of the neurons.
             Defaults to ``dict(type='mmqsdt.IELIF')``.
         time_steps (int): T. Defaults to 1, as published.
@@ -219,7 +219,7 @@ class QSDTransformer(BaseModule):
                  arch: str | dict = '15m',
                  in_channels: int = 3,
                  out_indices: tuple[int, ...] = (4, ),
-                 weight_bits: int | None = 4,
+                 weight_bits: int | str | None = 4,
                  neuron: dict = dict(type='mmqsdt.IELIF'),
                  time_steps: int = 1,
                  inner_neurons: bool = False,

@@ -110,6 +110,11 @@ class SpikeFPN(BaseModule):
             self.extra_convs.append(
                 SpikeConv(channels, out_channels, 3, stride=2, **common))
 
+    def sum_maps(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """A map, and a coarser one enlarged to its size."""
+        return fine + F.interpolate(
+            coarse, size=fine.shape[2:], mode='nearest')
+
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """See the class."""
         if len(inputs) != len(self.in_channels):
@@ -121,8 +126,7 @@ class SpikeFPN(BaseModule):
                                                self.lateral_convs)
         ]
         for i in range(len(laterals) - 1, 0, -1):
-            laterals[i - 1] = laterals[i - 1] + F.interpolate(
-                laterals[i], size=laterals[i - 1].shape[2:], mode='nearest')
+            laterals[i - 1] = self.sum_maps(laterals[i - 1], laterals[i])
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
         source = dict(
             on_input=inputs[self.levels[-1]],

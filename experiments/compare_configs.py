@@ -74,7 +74,7 @@ def train(config: str, seed: int, work_dir: Path, options: list[str],
 
 
 def load_runs(path: Path, options: list[str]) -> dict:
-    """What has been run already.
+    """Return the results of earlier runs.
 
     Raises:
         ValueError: If that was with other options.
@@ -89,7 +89,7 @@ def load_runs(path: Path, options: list[str]) -> dict:
 
 
 def write_runs(path: Path, content: dict) -> None:
-    """Seeds in order, whichever ended first."""
+    """Write the runs, their seeds in order."""
     for name, runs in content['runs'].items():
         content['runs'][name] = {
             seed: runs[seed] for seed in sorted(runs, key=int)}

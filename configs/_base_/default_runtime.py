@@ -8,6 +8,7 @@ default_hooks = dict(
     stop_signal=dict(type='mmqsdt.StopSignalHook'),
     non_finite=dict(type='mmqsdt.NonFiniteHook', policy='stop'),
     small_batch=dict(type='mmqsdt.SmallBatchHook'),
+    eager_first_step=dict(type='mmqsdt.EagerFirstStepHook'),
     # With several processes: one set of batch norm statistics for all.
     statistics=dict(type='mmqsdt.AverageStatisticsHook'))
 env_cfg = dict(

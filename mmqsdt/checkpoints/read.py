@@ -1,4 +1,4 @@
-"""Reading checkpoints: safely, and never with silent misses."""
+"""Read checkpoints safely, and say what is wrong with a file."""
 
 import argparse
 import os
@@ -15,6 +15,8 @@ import torch
 from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
+
+from ..layers.lsq import Bits
 
 STATE_DICTS = ('state_dict', 'model')  # keys, ours and the authors'
 
@@ -101,18 +103,18 @@ def _read(local: str, map_location: object, sums: bool) -> object:
 
 
 class SizeError(ValueError):
-    """A file stands for more bytes than it has."""
+    """A file claims to hold more bytes than it has."""
 
 
 class SumError(ValueError):
-    """A check sum does not fit."""
+    """A checksum does not match."""
 
 
 def check_sums(file: str | BinaryIO) -> None:
-    """Compare what torch.load does not: the check sums of torch.save.
+    """Compare the checksums that torch.save writes: torch.load does not.
 
     Raises:
-        SumError: If one does not fit.
+        SumError: If one does not match.
     """
     if not zipfile.is_zipfile(file):
         return
@@ -123,11 +125,11 @@ def check_sums(file: str | BinaryIO) -> None:
             NotImplementedError, RuntimeError) as error:
         broken = str(error)
     if broken:
-        raise SumError(f'the check sum of {broken} does not fit')
+        raise SumError(f'the checksum of {broken} does not match')
 
 
 def _check_unpacked_size(file: BinaryIO) -> None:
-    """Refuse a zip file of kilobytes that unpacks to gigabytes.
+    """Refuse a small zip file that unpacks to a huge one.
 
     Raises:
         SizeError: If its entries are larger than the file; torch.save does
@@ -141,11 +143,11 @@ def _check_unpacked_size(file: BinaryIO) -> None:
 
 
 def _check_tensors(content: object, size: int) -> None:
-    """Refuse tensors that stand for more values than a file has.
+    """Refuse tensors that claim more values than the file holds.
 
     Raises:
-        SizeError: If one, looked at, would take more memory than that, or
-            is no array of numbers at all.
+        SizeError: If a tensor would take more memory than the file has
+            bytes, or is no array of numbers at all.
     """
     nests, seen = [{'it': content}], set()
     while nests:
@@ -168,7 +170,7 @@ def _check_tensors(content: object, size: int) -> None:
 
 
 def _why(local: str, error: Exception) -> str:
-    """What is wrong with a file, in words of its user."""
+    """Say what is wrong with a file, in its user's words."""
     if not Path(local).stat().st_size:
         return 'it is empty'
     asked = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
@@ -207,9 +209,16 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
     return find_state_dict(read_checkpoint(path), path)
 
 
+def _state_dict_of(content: object, keys: tuple[str, ...]) -> object:
+    for key in keys:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            return content[key]
+    return content
+
+
 def find_state_dict(content: object, path: str,
                     keys: tuple[str, ...] = STATE_DICTS) -> dict[str, Tensor]:
-    """The tensors among what was read from a checkpoint.
+    """Return the tensors of a checkpoint that was read.
 
     Args:
         content (object): All of it.
@@ -219,10 +228,7 @@ def find_state_dict(content: object, path: str,
     Raises:
         ValueError: If there are none.
     """
-    for key in keys:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    content = _state_dict_of(content, keys)
     if not isinstance(content, dict):
         content = {}
     tensors = {k: v for k, v in content.items()
@@ -232,24 +238,28 @@ def find_state_dict(content: object, path: str,
     return tensors
 
 
-def saved_widths(content: object) -> dict[str, int]:
-    """Layers of a checkpoint and the bits of their weights, where it says so.
+def saved_meta(content: object) -> dict:
+    """Return the 'meta' of a checkpoint that was read; {} if it has none."""
+    meta = content.get('meta') if isinstance(content, dict) else None
+    return meta if isinstance(meta, dict) else {}
+
+
+def saved_widths(content: object) -> dict[str, Bits]:
+    """Return the layers of a checkpoint that note the bits of their weights.
 
     Args:
         content (object): All that was read from it.
     """
-    for key in STATE_DICTS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    content = _state_dict_of(content, STATE_DICTS)
     notes = getattr(content, '_metadata', None)
+    notes = notes if isinstance(notes, dict) else {}
     return {name: note['bits'] for name, note in notes.items()
-            if isinstance(note, dict) and isinstance(note.get('bits'), int)
-            } if isinstance(notes, dict) else {}
+            if isinstance(note, dict)
+            and isinstance(note.get('bits'), (int, str))}
 
 
 def safe_checkpoint_classes() -> list:
-    """Plain-data classes that honest checkpoints hold beside tensors."""
+    """List the classes of plain data that checkpoints hold beside tensors."""
     import numpy as np
     reconstruct = np.array(0).__reduce__()[0]
     dtypes = [type(np.dtype(t)) for t in (float, 'f4', int, 'i4', bool, 'u1')]
@@ -261,7 +271,7 @@ def safe_checkpoint_classes() -> list:
 
 
 def _history_statistic(cls: type, name: str) -> Callable:
-    """What a pickled HistoryBuffer asks of getattr, and nothing else."""
+    """Give a pickled HistoryBuffer its methods, and nothing else."""
     if cls is not HistoryBuffer or name not in ('min', 'max', 'current',
                                                 'mean'):
         raise UnpicklingError(f'getattr of {name!r} is not plain data')
@@ -270,13 +280,13 @@ def _history_statistic(cls: type, name: str) -> Callable:
 
 def check_finite(path: str, state_dict: dict[str, Tensor],
                  may_be_infinite: set[str] = frozenset()) -> None:
-    """Refuse weights that a diverged training left.
+    """Refuse the weights of a training that diverged.
 
     Args:
         path (str): Of the file, for the message.
         state_dict (dict[str, Tensor]): What was read from it.
-        may_be_infinite (set[str]): Keys, such as those of attention masks,
-            in which only a NaN is wrong.
+        may_be_infinite (set[str]): Keys that may hold infinite values, such
+            as attention masks, but no NaN.
 
     Raises:
         ValueError: If there is such a value; names the first.

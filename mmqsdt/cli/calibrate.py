@@ -33,7 +33,7 @@ from ..models.counterpart import counterpart_config
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from ..version import __version__
-from .common import load_config
+from .common import add_output, load_config, parse_output
 from .ending import ToolParser, command
 
 IMAGES = 64
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path of the spiking config')
     parser.add_argument(
         'ann', help='checkpoint of the ANN, or a work dir: its last')
-    parser.add_argument('out', help='file to write, a .pth')
+    add_output(parser, 'out', 'file to write, a .pth')
     parser.add_argument(
         '--images', type=int, default=IMAGES,
         help=f'how many, of the training data; default: {IMAGES}')
@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction,
         help='override config entries: key=value')
     parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
-    return parser.parse_args()
+    return parse_output(parser, 'out')
 
 
 def write_calibrated(cfg: Config, ann: str, out: str | Path,

@@ -22,9 +22,10 @@ from ..checkpoints.read import reading_once
 from ..checkpoints.resume import find_checkpoint, guard_loading
 from ..data.questions import ask
 from ..data.sources import leaf_datasets
+from ..models.channels import check_channels
 from ..utils.build import build_model
 from ..utils.configs import find_config
-from ..utils.frameworks import check_framework
+from ..utils.frameworks import check_framework, know_forks
 from .ending import is_from_mmqsdt, keep_traceback
 
 # Keys of our own tools that a config may lack.
@@ -46,10 +47,39 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         choices=('none', 'pytorch', 'slurm', 'mpi'),
         default='none',
         help='how several processes are started; pytorch: torchrun')
+    parser.add_argument(
+        '--verbose', action='store_true',
+        help='show all that goes to the log file: config, environment, '
+        'hooks, how weights were initialised, warnings of the libraries')
     # What torch.distributed.launch passes; torchrun sets the variable.
     parser.add_argument(
         '--local-rank', '--local_rank', type=int, default=0,
         help=argparse.SUPPRESS)
+
+
+def add_output(parser: argparse.ArgumentParser, name: str,
+               text: str) -> None:
+    """Add the file to write: the last argument, or ``--out``.
+
+    Args:
+        parser (ArgumentParser): Of the tool.
+        name (str): Of the entry that has it.
+        text (str): What it is.
+    """
+    # Not given, it leaves the option's value alone.
+    parser.add_argument(name, nargs='?', default=argparse.SUPPRESS,
+                        help=f'{text}; or --out')
+    parser.add_argument('--out', dest=name, metavar='FILE',
+                        help=argparse.SUPPRESS)
+
+
+def parse_output(parser: argparse.ArgumentParser, name: str
+                 ) -> argparse.Namespace:
+    """Read the command line of a tool that :func:`add_output` was given."""
+    args = parser.parse_args()
+    if getattr(args, name) is None:
+        parser.error(f'name the file to write, {name.upper()} or --out')
+    return args
 
 
 def runner_keys() -> set[str]:
@@ -86,11 +116,13 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config; suggests the nearest.
-        ValueError: If --cfg-options name a key that no config has, or the
-            config has one that is misspelt.
+        ValueError: If --cfg-options name a key that no config has, the
+            config has one that is misspelt, or neck or heads do not fit the
+            backbone.
     """
     guard_loading(getattr(args, 'unsafe_load', False))
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    know_forks()
     cfg = Config.fromfile(find_config(args.config))
     check_keys(cfg)
     if args.cfg_options:
@@ -103,6 +135,7 @@ def load_config(args: argparse.Namespace) -> Config:
                 raise ValueError(f'--cfg-options {key}: the config has no '
                                  f'{top}{hint}')
         cfg.merge_from_dict(args.cfg_options)
+    check_channels(cfg.get('model') or {})
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir

@@ -96,7 +96,7 @@ def frames(error: BaseException) -> list[TracebackType]:
 
 
 def file_of(place: TracebackType) -> Path:
-    """The file of a frame."""
+    """Return the file of a frame."""
     return Path(place.tb_frame.f_code.co_filename)
 
 
@@ -150,7 +150,7 @@ def _of_worker(error: BaseException) -> tuple[str, bool]:
 
 
 def _instruction(place: TracebackType) -> str:
-    """What Python was doing when an error passed a frame."""
+    """Say what Python was doing when an error passed a frame."""
     number = place.tb_frame.f_code.co_code[place.tb_lasti]
     return next(name for name, code in opmap.items() if code == number)
 

@@ -16,7 +16,7 @@ from ..checkpoints.resume import find_checkpoint
 from ..data.questions import ask
 from ..utils.build import build_model
 from ..utils.frameworks import check_framework
-from .common import load_config, load_model
+from .common import add_output, load_config, load_model, parse_output
 from .ending import ToolParser, command
 
 
@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'src', help='path of the checkpoint, or a work dir: its last; with '
         '--unpack: packed weights')
-    parser.add_argument('dst', help='file to write')
+    add_output(parser, 'dst', 'file to write')
     parser.add_argument(
         '--unpack', action='store_true', help='packed weights to a .pth')
     parser.add_argument(
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction,
         help='override config entries: key=value')
     parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
-    return parser.parse_args()
+    return parse_output(parser, 'dst')
 
 
 @command

@@ -127,7 +127,7 @@ def publish(cfg: Config,
 
 
 def cleaned(cfg: Config) -> Config:
-    """A copy without what belongs to a run and its machine."""
+    """Copy a config without what belongs to one run and its machine."""
     content = cfg.to_dict()
     for entry in RUN_ENTRIES:
         content.pop(entry, None)
@@ -176,7 +176,7 @@ def describe_scores(path: str | None) -> str:
 
 def write_card(cfg: Config, model: nn.Module, meta: dict,
                **entries: str) -> str:
-    """The model card.
+    """Write the model card.
 
     Args:
         cfg (Config): Config of the model.
@@ -188,7 +188,8 @@ def write_card(cfg: Config, model: nn.Module, meta: dict,
     size, bits, spikes = describe_backbone(cfg.model.backbone)
     data = describe_data(cfg.train_dataloader.dataset)
     kind = 'An ANN' if spikes == 'ReLU' else 'A spiking network'
-    width = 'float' if bits == 'float' else f'{bits} bits'
+    width = f'{bits} bits' if bits.isdigit() and bits != '1' else bits
+    width = {'1': '1 bit', 'ternary': 'ternary codes'}.get(width, width)
     tags = ['spiking-neural-network'] * (spikes != 'ReLU') \
         + ['quantization'] * (bits != 'float') + [cfg.default_scope]
     return Template(read_text(TEMPLATE)).substitute(

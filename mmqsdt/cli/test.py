@@ -25,6 +25,7 @@ from ..engine.distributed import (
     join_processes,
     name_lost_workers,
 )
+from ..engine.quiet import build_runner, quiet
 from ..utils.frameworks import check_framework
 from .common import (
     add_common_arguments,
@@ -84,6 +85,11 @@ def main() -> None:
                          f'--inference {args.inference}')
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out must end in .pkl, got {args.out}')
+    with quiet(args.verbose):
+        test(args)
+
+
+def test(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     check_framework(cfg)
     if args.tta:
@@ -100,7 +106,7 @@ def main() -> None:
             draw_predictions(cfg, args.show_dir, args.show_number, args.show)
         # Else Runner.test would put these weights over those named here.
         cfg.load_from, cfg.resume = None, False
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg, args.verbose)
         load_for_test(runner.model, checkpoint)
     if args.double:
         use_double(runner.model)

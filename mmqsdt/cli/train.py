@@ -7,7 +7,8 @@
 import argparse
 
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.dist import is_distributed
+from mmengine.logging import print_log
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..checkpoints.read import reading_once
@@ -23,6 +24,8 @@ from ..engine.distributed import (
     join_processes,
     name_lost_workers,
 )
+from ..engine.estimate import announce
+from ..engine.quiet import build_runner, quiet
 from ..utils.frameworks import check_framework
 from .calibrate import start_from_ann
 from .common import (
@@ -46,8 +49,9 @@ def parse_args() -> argparse.Namespace:
         help='show the shipped configs, or those that match, and stop')
     parser.add_argument(
         '--smoke', action='store_true',
-        help='a few iterations of this model on the digits, to see it run; '
-        'work dir: work_dirs/<config name>_smoke')
+        help='a few iterations of this model on its data, or on the digits if '
+        'they are not there, to see it run; work dir: '
+        'work_dirs/<config name>_smoke')
     parser.add_argument(
         '--amp', action='store_true',
         help='mixed precision: float16 on CUDA, bfloat16 on the CPU')
@@ -99,10 +103,15 @@ def main() -> None:
     args = parse_args()
     if args.list is not None:
         return print_zoo(list_zoo(args.list))
+    with quiet(args.verbose):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     check_framework(cfg)
     if args.smoke:
-        print(smoke(cfg))
+        print(smoke(cfg, own_data=True))
         cfg.work_dir = args.work_dir or f'{cfg.work_dir}_smoke'
     join_processes(cfg)
     with reading_once():
@@ -110,8 +119,12 @@ def main() -> None:
             prepare(cfg, args)
         if args.from_ann and not cfg.get('resume'):
             start_from_ann(cfg, args.from_ann)
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg, args.verbose)
         check_fits(runner.model, cfg)
     check_batches(runner)
+    if not args.smoke and not is_distributed():
+        text = announce(runner)
+        if text:
+            print_log(text, 'current')
     with name_lost_workers(), work_of(runner):
         runner.train()

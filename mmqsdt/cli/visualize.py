@@ -195,7 +195,8 @@ def add_entropy(commands) -> None:
     entropy.add_argument(
         '--images', type=int, default=64, help='how many; default: 64')
     entropy.add_argument(
-        '--work-dir', help='where entropy.json, .png and .svg go; '
+        '--out', '--work-dir', dest='work_dir',
+        help='where entropy.json, .png and .svg go; '
         'default: work_dirs/<config name>')
 
 
@@ -305,7 +306,7 @@ def draw_gradients(args: argparse.Namespace) -> None:
 
 
 def initialized(cfg: Config) -> nn.Module:
-    """The model of a config, its weights as a training starts with."""
+    """Build the model of a config, with its initial weights."""
     model = build_model(cfg)
     logging.disable(logging.INFO)  # a line for every parameter
     model.init_weights()

@@ -307,7 +307,7 @@ def _look_at_folders(made: object, report: Report) -> None:
 
 def _compare_with_evaluation(cfg: Config, part: str, made: object,
                              listener: Listener, report: Report) -> None:
-    """A metric that reads a file of its own must read that of these images.
+    """Check that a metric's own annotation file is that of these images.
 
     MMDetection finds out after the epoch.
     """

@@ -64,7 +64,7 @@ def class_counts(model: object) -> Iterator[ClassCount]:
 
 
 def default_of(kind: str | type, name: str) -> object:
-    """The default of an argument of a module's type; None if it has none."""
+    """Return an argument's default in a module's type, or None."""
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)

@@ -147,7 +147,7 @@ def questions(cfg: Config, parts: Iterable[str],
 
 
 def _named(dataset: dict) -> tuple:
-    """What a config itself names as classes, in both places."""
+    """Return the classes that a config itself names, in both places."""
     meta = dataset.get('metainfo') or {}
     return meta.get('classes'), dataset.get('classes')
 
@@ -242,7 +242,7 @@ def _same_data(leaves: list[Leaf], parts: Iterable[str]) -> Iterator[Answer]:
 
 def _numbers(leaves: list[Leaf], counts: list[ClassCount],
              parts: Iterable[str]) -> Iterator[Answer]:
-    """The number of classes of every head against that of the data."""
+    """Compare every head's number of classes with that of the data."""
     for part in parts:
         known = [leaf.classes for leaf in leaves
                  if leaf.part == part and isinstance(leaf.classes, tuple)]
@@ -279,13 +279,14 @@ def _few_names(classes: tuple) -> str:
 def has_mask_head(model: object) -> bool:
     """Whether a model, or a part of one, learns masks."""
     if isinstance(model, dict):
-        return bool(model.get('mask_head')) or any(
-            map(has_mask_head, model.values()))
+        # MaskFormer's heads have a pixel decoder.
+        return bool(model.get('mask_head') or model.get('pixel_decoder')) \
+            or any(map(has_mask_head, model.values()))
     return isinstance(model, (list, tuple)) and any(map(has_mask_head, model))
 
 
 def evaluators(cfg: Config, part: str) -> list[dict]:
-    """The metrics of a part."""
+    """Return the metrics of a part."""
     found = cfg.get(f'{part}_evaluator') or []
     return [found] if isinstance(found, dict) else list(found)
 
@@ -298,14 +299,14 @@ def has_truth(cfg: Config, part: str) -> bool:
 
 
 def pipelines(cfg: Config, part: str) -> Iterator[list[dict]]:
-    """The pipeline of each innermost data set of a part."""
+    """Yield the pipeline of each innermost data set of a part."""
     for dataset in leaf_datasets(cfg[f'{part}_dataloader'].dataset):
         yield [step for step in dataset.get('pipeline') or ()
                if isinstance(step, dict)]
 
 
 def _masks(cfg: Config, part: str) -> Iterator[Answer]:
-    """A mask head learns from masks; a score of masks needs a mask head."""
+    """Check that masks, a mask head and a score of masks go together."""
     head = has_mask_head(cfg.get('model'))
     if part == 'train' and head and cfg.get('default_scope') == 'mmdet':
         for steps in pipelines(cfg, part):
@@ -362,7 +363,7 @@ def _channels(cfg: Config, part: str) -> Iterator[Answer]:
 
 def _scores(cfg: Config, part: str,
             counts: list[ClassCount]) -> Iterator[Answer]:
-    """What a metric cannot compute is known before the first epoch."""
+    """Find, before the first epoch, what a metric cannot compute."""
     number = max((count.number for count in counts), default=None)
     ignored = ignored_label(cfg, 'train')
     if part == 'train' and cfg.get('default_scope') == 'mmseg' and number:
@@ -401,7 +402,7 @@ def _paddings(cfg: Config) -> Iterator[tuple[str, int]]:
 
 
 def ignored_label(cfg: Config, part: str) -> int | None:
-    """The value of a label map that is no class.
+    """Return the value of a label map that is no class.
 
     Args:
         cfg (Config): Of any framework.

@@ -280,7 +280,7 @@ def _no_file(file: Picture) -> str:
 
 
 def _highest(path: str) -> int:
-    """The highest value of a label map of more than 8 bits, else 0."""
+    """Return the highest value of a label map over 8 bits, else 0."""
     with Image.open(path) as image:
         if image.mode[0] not in 'IF':
             return 0
@@ -293,7 +293,7 @@ def _is_encoded(mask: object) -> bool:
 
 
 def _kind_of(instance: dict) -> str:
-    """What stands where a mask should; '' if it may be one."""
+    """Name what stands in place of a mask; '' if it may be one."""
     mask = instance.get('mask')
     if not mask:
         return 'no segmentation'

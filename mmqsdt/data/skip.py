@@ -95,7 +95,7 @@ class SkipBroken:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        """The sample, or the one that stands in for it.
+        """Return the sample, or the one that stands in for it.
 
         Raises:
             RuntimeError: If too many samples are broken, or ten in a row.
@@ -122,7 +122,7 @@ class SkipBroken:
         return meta.get('classes')
 
     def _path(self, index: int) -> str:
-        """What a sample is called; a mixed one is of several files."""
+        """Name a sample; a mixed one comes from several files."""
         if isinstance(self.dataset, BaseDataset):
             return self.dataset.get_data_info(index).get('img_path', '')
         return f'a sample of {type(self.dataset).__name__}'

@@ -7,42 +7,34 @@ run in float32, with all that can be folded into their weights. Maps are in
 the channels_last format. docs/performance.md has what was tried.
 """
 
-from copy import deepcopy
 from functools import singledispatch
-from math import floor, log2
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..layers import (
-    IELIF,
-    RepConv,
-    SpikingNeuron,
-    linear_attention,
-)
+from ..layers import RepConv, SpikingNeuron, linear_attention
 from ..layers.ie_lif import round_to_count
 from ..models.backbones.qsd_transformer import AttentionBlock, ConvBlock
-from .fold import FoldedConv, FoldedLayer, FoldedLinear, fold
-from .forms import convert, to_integer
-from .kernels import (
-    FloatConv,
-    IntegerConv,
-    IntegerLinear,
-    find_kernel_obstacle,
+from ..models.necks import SpikeFPN
+from .fast_heads import NAMED, FastFPN
+from .fast_layers import (
+    FastConv2d,
+    FastLayer,
+    FastLinear,
+    FastNeuron,
+    FusedNeuron,
+    is_simple,
 )
+from .fold import FoldedLayer, fold
+from .forms import convert, to_integer
+from .kernels import find_kernel_obstacle
 from .program import Program, WeightLayer
 from .spikes import SlotAttention
 
-# Floats become counts by way of int8: PyTorch converts them to uint8 six
-# times more slowly. Up to here the int16 sums of two products in processors
-# without VNNI cannot overflow either: 2 * 127 * 128 < 2^15.
-MAX_LEVELS = 127
-
 
 def to_fast(model: nn.Module, inputs=None) -> nn.Module:
-    """A copy in integer form that runs on the integer kernels of a CPU.
+    """Copy a model in integer form that runs on a CPU's integer kernels.
 
     The function of :func:`to_integer`: sums of codes times counts are exact,
     in int32. The float32 operations behind them come in another order, so
@@ -72,7 +64,7 @@ def to_fast(model: nn.Module, inputs=None) -> nn.Module:
 
 
 def fold_fast(entry: WeightLayer, encoding: str) -> FoldedLayer:
-    """The inference form of a layer, on a packed kernel if there is one."""
+    """Make the inference form of a layer, on a packed kernel if possible."""
     for kind, fast in ((nn.Conv2d, FastConv2d), (nn.Linear, FastLinear)):
         if isinstance(entry.layer, kind):
             return fast(entry, encoding)
@@ -115,145 +107,6 @@ def find_obstacle(model: nn.Module) -> str | None:
     return find_kernel_obstacle()
 
 
-class FastLayer(FoldedLayer):
-    """A :class:`FoldedLayer` that calls a packed kernel.
-
-    Attributes:
-        integer (bool): Whether it multiplies integers.
-        emits (int, optional): D of the neuron that is part of the kernel;
-            None if the output is real-valued.
-
-    Shape: as of :class:`FoldedLayer`; integer layers read counts, uint8 or
-    float32, and put out float32, or uint8 if they emit counts.
-    """
-
-    emits: int | None = None
-    kernel = None
-
-    @property
-    def integer(self) -> bool:
-        return self.bits is not None and self.levels is not None and \
-            self.levels <= MAX_LEVELS and not isinstance(
-                getattr(self, 'padding', None), str)
-
-    def folded_weight(self) -> Tensor:
-        """Codes times scale: what a layer of real values multiplies with."""
-        scale = self.scale.view(-1, *[1] * (self.weight.dim() - 1))
-        return self.weight * scale
-
-    def build_kernel(self) -> IntegerConv | FloatConv | IntegerLinear:
-        """The kernel that does all the layer does."""
-        raise NotImplementedError
-
-    def changed(self, **values) -> 'FastLayer':
-        """A copy with other attributes."""
-        layer = deepcopy(self)
-        for name, value in values.items():
-            setattr(layer, name, value)
-        return layer
-
-    def emitting(self, neuron: 'FastNeuron') -> 'FastLayer':
-        """A copy that puts out the counts of a neuron behind it.
-
-        The kernel rounds half to even. For a neuron that rounds half up the
-        bias is raised by the least that lifts every tie: within the float32
-        rounding of a potential, and of the bias itself.
-        """
-        scale = self.scale / neuron.threshold
-        bias = self.bias / neuron.threshold
-        if neuron.rounding == 'half_up':
-            last = torch.finfo(bias.dtype).eps * 2.**floor(
-                log2(neuron.levels - 0.5))  # of the highest potential
-            bias = torch.maximum(
-                bias + last, bias.nextafter(torch.full_like(bias, torch.inf)))
-        return self.changed(scale=scale, bias=bias, emits=neuron.levels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        if not len(x):  # a detector may find no regions
-            return super().forward(x.float())
-        if self.levels is not None and x.dtype != torch.uint8:
-            x = self.counts(x)
-            if self.integer:
-                x = x.to(torch.int8).view(torch.uint8)
-        if self.kernel is None:
-            self.kernel = self.build_kernel()
-        return self.kernel(x)
-
-    def __getstate__(self) -> dict:
-        return dict(self.__dict__, kernel=None)  # packed: cannot be copied
-
-
-class FastConv2d(FastLayer, FoldedConv):
-    """:class:`FoldedConv` on packed kernels; see :class:`FastLayer`."""
-
-    def build_kernel(self) -> IntegerConv | FloatConv:
-        """See :class:`FastLayer`."""
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        if self.integer:
-            return IntegerConv(self.weight, self.scale, self.bias, *geometry,
-                               self.emits)
-        return FloatConv(self.folded_weight(), self.bias, *geometry)
-
-
-class FastLinear(FastLayer, FoldedLinear):
-    """:class:`FoldedLinear` on packed kernels; see :class:`FastLayer`."""
-
-    def build_kernel(self) -> IntegerLinear:
-        """See :class:`FastLayer`."""
-        if self.integer:
-            return IntegerLinear(self.weight, self.scale, self.bias)
-        weight = self.folded_weight()
-        return lambda x: F.linear(x, weight, self.bias)
-
-
-def is_simple(neuron: nn.Module | None) -> bool:
-    """Whether it is an IE-LIF neuron of one time step."""
-    return type(neuron) is IELIF and neuron.time_steps == 1 \
-        and neuron.levels <= MAX_LEVELS
-
-
-class FastNeuron(IELIF):
-    """:class:`IELIF` of one time step that puts out counts as uint8.
-
-    The same counts to the last bit, in three or four passes.
-
-    Args:
-        neuron (IELIF): Whose parameters it takes over.
-    """
-
-    def __init__(self, neuron: IELIF) -> None:
-        super().__init__(
-            neuron.levels, neuron.threshold, 1., rounding=neuron.rounding)
-
-    def counts(self, x: Tensor) -> Tensor:
-        """The count C for each potential, in the potential's dtype."""
-        return round_to_count(x / self.threshold, self.levels,
-                              self.rounding == 'half_up')
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return self.counts(x).to(torch.int8).view(torch.uint8)
-
-
-class FusedNeuron(SpikingNeuron):
-    """In place of a neuron whose counts come out of what stands before it.
-
-    Args:
-        neuron (IELIF): Whose place it takes.
-    """
-
-    amplitude = 1.
-
-    def __init__(self, neuron: IELIF) -> None:
-        super().__init__()
-        self.levels = neuron.levels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Counts in, the same out."""
-        return x
-
-
 class FastRepConv(nn.Module):
     r"""RepConv without inner neurons, of an integer and two float convs.
 
@@ -292,7 +145,8 @@ class FastAttention(nn.Module):
 
     Args:
         attention (SlotAttention): With a :class:`FastRepConv` each for q, k
-            and v, and simple neurons behind them.
+            and v, and simple neurons behind them that differ in nothing but
+            their thresholds.
 
     Shape: (B, C, H, W) in and out.
     """
@@ -317,9 +171,12 @@ class FastAttention(nn.Module):
             last.folded_weight().flatten(1).unflatten(
                 0, (3, -1)).transpose(1, 2).contiguous())  # (3, C in, C out)
         self.register_buffer('bias', last.bias.view(3, 1, -1))
-        self.count = FastNeuron(attention.q_neuron)
-        for name in 'qkv':
-            neuron = getattr(attention, f'{name}_neuron')
+        neurons = [getattr(attention, f'{name}_neuron') for name in 'qkv']
+        self.register_buffer('thresholds', torch.tensor(
+            [n.threshold for n in neurons]).view(3, 1, 1))
+        self.levels = neurons[0].levels
+        self.half_up = neurons[0].rounding == 'half_up'
+        for name, neuron in zip('qkv', neurons):
             self.add_module(f'{name}_neuron', FusedNeuron(neuron))
         self.product = attention.product
         self.attn_neuron = attention.attn_neuron
@@ -332,7 +189,7 @@ class FastAttention(nn.Module):
         y = y.permute(0, 2, 3, 1).reshape(b * h * w, 3, c).transpose(0, 1)
         with torch.autocast('cpu', enabled=False):
             y = torch.baddbmm(self.bias, y, self.weight)  # (3, B*H*W, C)
-        y = self.count.counts(y)
+        y = round_to_count(y / self.thresholds, self.levels, self.half_up)
         q, k, v = y.view(3, b, h, w, c).permute(0, 1, 4, 2, 3)
         q, k, v = (x.flatten(2).unflatten(1, (self.product.num_heads, -1))
                    for x in (self.q_neuron(q), self.k_neuron(k),
@@ -392,7 +249,7 @@ def is_folded(*norms: nn.Module) -> bool:
 
 @singledispatch
 def fuse(unit: nn.Module) -> nn.Module:
-    """A unit of the integer form with what can be fused in it."""
+    """Fuse what can be fused in a unit of the integer form."""
     return unit
 
 
@@ -411,7 +268,8 @@ def _attention(unit: SlotAttention) -> nn.Module:
     convs = (unit.q_conv, unit.k_conv, unit.v_conv)
     neurons = (unit.q_neuron, unit.k_neuron, unit.v_neuron)
     if all(isinstance(c, FastRepConv) for c in convs) and all(
-            is_simple(n) and str(n) == str(neurons[0]) for n in neurons):
+            is_simple(n) and n.levels == neurons[0].levels
+            and n.rounding == neurons[0].rounding for n in neurons):
         return FastAttention(unit)
     return unit
 
@@ -431,6 +289,11 @@ def _attention_block(unit: AttentionBlock) -> nn.Module:
     return unit
 
 
+@fuse.register
+def _fpn(unit: SpikeFPN) -> nn.Module:
+    return FastFPN(unit)
+
+
 def fuse_all(module: nn.Module,
              done: dict[nn.Module, nn.Module]) -> nn.Module:
     """:func:`fuse` for every unit of a tree, inner ones first."""
@@ -438,8 +301,17 @@ def fuse_all(module: nn.Module,
         for name, child in module._modules.items():
             if child is not None:
                 module._modules[name] = fuse_all(child, done)
-        kind = next(c for c in type(module).__mro__ if c in fuse.registry)
-        own = type(module).forward is not kind.forward \
-            if kind is not object else True
-        done[module] = module if own else fuse(module)
+        done[module] = fused(module)
     return done[module]
+
+
+def fused(module: nn.Module) -> nn.Module:
+    """What takes the place of a module; itself if its forward is its own."""
+    for kind in type(module).__mro__:
+        name = f'{kind.__module__}.{kind.__qualname__}'
+        change = NAMED.get(name) or kind in fuse.registry and fuse
+        if kind is object or change:
+            break
+    if kind is object or type(module).forward is not kind.forward:
+        return module
+    return change(module)

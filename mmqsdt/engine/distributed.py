@@ -2,7 +2,7 @@
 
 The group of processes is formed before anything is looked at, so that what
 one of them finds wrong ends all. On CPUs, where MMEngine asks CUDA for a
-device all the same, the processes of torchrun meet over gloo.
+device all the same, the processes of torchrun are joined over gloo.
 """
 
 import datetime
@@ -24,7 +24,8 @@ def join_processes(cfg: Config) -> None:
     """Form the group of processes, if a launcher is named.
 
     On accelerators as MMEngine does it, on CPUs over gloo. A backend or model
-    wrapper that the config names is kept, but for NCCL, which has no CPU.
+    wrapper that the config names is kept, except NCCL, which does not run on
+    CPUs.
 
     Args:
         cfg (Config): With ``launcher``; changed in place.
@@ -99,7 +100,7 @@ class LostWorkerError(RuntimeError):
 
 @contextmanager
 def name_lost_workers() -> Iterator[None]:
-    """One error for all that the end of a data loader's worker looks like.
+    """Raise one error for all that the loss of a worker looks like.
 
     Which one PyTorch raises depends on what the worker was doing: that the
     worker was killed, or that a connection or a shared file is gone.

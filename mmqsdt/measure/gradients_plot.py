@@ -1,4 +1,4 @@
-"""Gradients, firing and saturation by layer, as a picture."""
+"""Draw gradients, firing and saturation by layer."""
 
 from pathlib import Path
 

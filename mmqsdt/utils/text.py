@@ -1,4 +1,4 @@
-"""Text files, errors in one line, and paths of modules."""
+"""Read text files, describe errors in one line, and name parts of models."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """The lines of a text file that are not empty, without blanks around."""
+    """Read the non-empty lines of a text file, stripped."""
     return [line.strip() for line in read_text(path).splitlines()
             if line.strip()]
 
@@ -37,7 +37,7 @@ def read_json(path: str | Path) -> object:
 
 
 def describe(error: BaseException) -> str:
-    """Kind and first line of an error."""
+    """Return the type and the first line of an error."""
     text = str(error).strip().split('\n')[0]
     return f'{type(error).__name__}: {text}'[:300]
 

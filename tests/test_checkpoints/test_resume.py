@@ -97,7 +97,7 @@ def test_checkpoints_of_another_out_dir_are_found(tmp_path, monkeypatch):
 
 def test_a_training_is_not_resumed_from_elsewhere(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path)))
-    with pytest.raises(ValueError, match='s3://x/y.pth: fetch it first'):
+    with pytest.raises(ValueError, match='s3://x/y.pth: download it first'):
         set_resume(cfg, 's3://x/y.pth')
 
 
@@ -117,8 +117,8 @@ def test_the_last_good_checkpoint_is_taken_with_a_warning(tmp_path, caplog):
     logger.addHandler(handler)
     assert last_good_checkpoint(tmp_path) == good
     logger.removeHandler(handler)
-    for words in ('no checkpoint to resume from', 'is empty', 'not finite',
-                  'check sum'):
+    for words in ('cannot be resumed from', 'is empty', 'not finite',
+                  'checksum'):
         assert sum(words in line for line in lines) == 1
     (tmp_path / 'epoch_1.pth').unlink()
     with pytest.raises(ValueError, match='none of the 4 checkpoints'):
@@ -145,7 +145,7 @@ def test_what_is_loaded_must_fit(tmp_path):
     check_fits(nn.Linear(2, 2), cfg)
     with pytest.raises(ValueError, match='none of the 2 entries'):
         check_fits(nn.Linear(3, 3), cfg)
-    with pytest.raises(ValueError, match=r'weight: \(2, 2\) in the file'):
+    with pytest.raises(ValueError, match=r'weight is \(2, 2\) in the file'):
         check_fits(nn.Linear(3, 2), cfg)
     cfg.resume = False
     check_fits(nn.Linear(3, 2), cfg)  # another head: mmengine warns

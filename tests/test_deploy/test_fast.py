@@ -8,13 +8,13 @@ from networks import NETWORKS, SPIKING, as_if_trained
 from torch import nn
 
 from mmqsdt.deploy import compare_forms, describe, fast, to_form, to_integer
-from mmqsdt.deploy.fast import (
-    FastAttention,
+from mmqsdt.deploy.fast import FastAttention, FastRepConv, to_fast
+from mmqsdt.deploy.fast_layers import (
+    PIECE,
     FastConv2d,
+    FastLinear,
     FastNeuron,
-    FastRepConv,
     FusedNeuron,
-    to_fast,
 )
 from mmqsdt.deploy.fold import FoldedConv, FoldedLayer
 from mmqsdt.deploy.kernels import IntegerConv
@@ -55,13 +55,15 @@ def assert_equal_forms(model, inputs, traced=None):
 
 @pytest.mark.parametrize('options', [
     dict(weight_bits=2), dict(weight_bits=4), dict(weight_bits=8),
+    dict(weight_bits='ternary'), dict(weight_bits=1),
     dict(weight_bits=None), dict(time_steps=2), dict(inner_neurons=True),
     dict(inner_neurons=True, time_steps=2),
     dict(neuron=dict(type='mmqsdt.LIF')),
     dict(neuron=dict(IE_LIF, levels=1)),
     dict(neuron=dict(IE_LIF, levels=200)),
     dict(neuron=dict(IE_LIF, rounding='half_even', levels=3)),
-    dict(neuron=dict(IE_LIF, threshold=.35, amplitude=.3))
+    dict(neuron=dict(IE_LIF, threshold=.35, amplitude=.3)),
+    dict(neuron=dict(IE_LIF, threshold='learned'))
 ], ids=str)
 def test_classifiers(options, build, inputs):
     assert_equal_forms(build('cls', **options), inputs('cls'))
@@ -231,6 +233,28 @@ def test_counts_of_neurons_to_the_last_bit(threshold, levels, rounding):
     assert torch.equal(counts.float(), neuron.count(x))
 
 
+@pytest.mark.parametrize('turn', [
+    lambda x: x, lambda x: x.contiguous(memory_format=torch.channels_last),
+    lambda x: x.transpose(2, 3), lambda x: x.flatten(1)],
+    ids=['contiguous', 'channels_last', 'neither', 'flat'])
+def test_counts_of_a_large_map(turn):
+    """Which is gone through in pieces, the last one smaller."""
+    neuron = IELIF(4, .7)
+    x = turn(torch.randn(2, 3, 120, 2 * PIECE // 120) * 3)
+    counts = FastNeuron(neuron)(x)
+    assert x.numel() % PIECE and counts.stride() == x.stride()
+    assert torch.equal(counts.float(), neuron.count(x))
+
+
+@has_kernels
+def test_attention_is_one_conv_where_thresholds_are_learned():
+    attention = as_if_trained(
+        SpikeAttention(8, 2, dict(IE_LIF, threshold='learned')))
+    assert len({attention.q_neuron.threshold, attention.k_neuron.threshold,
+                attention.v_neuron.threshold}) == 3
+    assert isinstance(to_fast(attention), FastAttention)
+
+
 @has_kernels
 @pytest.mark.parametrize('rounding', ['half_up', 'half_even'])
 @pytest.mark.parametrize('levels', [1, 3, 4, 7, 127])
@@ -285,9 +309,21 @@ def test_only_small_maps_have_weights_packed_for_them():
 
 
 @has_kernels
+def test_widths_whose_weights_are_packed_for_every_size():
+    codes = torch.randint(-8, 8, (272, 4, 1, 1), dtype=torch.int8)
+    kernel = IntegerConv(codes, torch.ones(272), torch.zeros(272))
+    for side in range(10, 22):
+        counts = torch.randint(5, (1, 4, side, side), dtype=torch.uint8)
+        assert torch.equal(kernel(counts).double(), nn.functional.conv2d(
+            counts.double(), codes.double()))
+        assert (side, side) in kernel.packed
+    assert len(kernel.packed) == 8  # and no more
+
+
+@has_kernels
 def test_integer_linear_is_exact():
     linear = LSQLinear(300, 20, bits=8)
-    layer = fast.FastLinear(WeightLayer(linear, MANY), 'count')
+    layer = FastLinear(WeightLayer(linear, MANY), 'count')
     layer.scale, layer.bias = torch.ones(20), torch.zeros(20)
     counts = torch.randint(128, (5, 300), dtype=torch.uint8)
     assert torch.equal(layer(counts).double(),

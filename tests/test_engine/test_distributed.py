@@ -14,15 +14,10 @@ GLOO = torch.distributed.is_available() and \
 
 
 @pytest.fixture
-def workplace(tmp_path) -> Path:
-    """A folder with a few digits."""
+def workplace(own_workplace) -> Path:
     if not GLOO:
         pytest.skip('this build of torch has no gloo')
-    pytest.importorskip('sklearn')
-    pytest.importorskip('mmpretrain.models')
-    from experiments.torture.training import prepare
-    prepare(tmp_path)
-    return tmp_path
+    return own_workplace
 
 
 def test_two_processes_are_one_with_twice_the_batch(workplace):

@@ -4,6 +4,7 @@ from .average_statistics import AverageStatisticsHook
 from .channels_last import ChannelsLastHook
 from .checkpoint_hook import ReliableCheckpointHook
 from .draw_predictions import DrawPredictionsHook
+from .eager_first_step import EagerFirstStepHook
 from .integer_training import IntegerTrainingHook
 from .label_values import LabelValuesHook
 from .monitor import SpikeMonitorHook
@@ -13,7 +14,8 @@ from .stop import StopSignalHook
 
 __all__ = [
     'AverageStatisticsHook', 'ChannelsLastHook', 'DrawPredictionsHook',
-    'IntegerTrainingHook', 'LabelValuesHook', 'NonFiniteError',
+    'EagerFirstStepHook', 'IntegerTrainingHook', 'LabelValuesHook',
+    'NonFiniteError',
     'NonFiniteHook', 'ReliableCheckpointHook', 'SmallBatchHook',
     'SpikeMonitorHook', 'StopSignalHook'
 ]

@@ -21,7 +21,7 @@ from torch import nn
 
 from mmqsdt.checkpoints.fit import load_for_test
 from mmqsdt.checkpoints.resume import find_checkpoint
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.deploy import to_form
 from mmqsdt.layers.lsq import width_name
 from mmqsdt.measure.energy import measure_energy
@@ -56,9 +56,7 @@ ROUNDS = 5
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         '--tasks', nargs='+', choices=TASKS, default=list(TASKS),
         help='default: all three')

@@ -146,7 +146,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def load_model(cfg: Config, checkpoint: str,
                part: str = 'test') -> tuple[nn.Module, str]:
-    """Load the trained model of a config, in eval mode; refuse another one.
+    """Build the trained model of a config, in eval mode, or refuse it.
 
     Args:
         cfg (Config): Of any of the three frameworks.

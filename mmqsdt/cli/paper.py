@@ -31,14 +31,12 @@ from ..measure.score import measure_score
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 from .energy import energy_costs
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'runs', nargs='+', metavar='CONFIG CHECKPOINT',
         help='paths of a config and of its checkpoint, packed weights or '

@@ -41,7 +41,7 @@ from ..measure.spikes_plot import plot_rates, plot_slots
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 from .energy import energy_costs
 
 # Name -> form and encoding.
@@ -57,9 +57,7 @@ PACKAGES = ('mmqsdt', 'torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv',
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'run', metavar='WORK_DIR', help='of a training, with its config')
     parser.add_argument(

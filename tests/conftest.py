@@ -17,6 +17,13 @@ DATA = Path(__file__).parent / 'data'
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked ``cuda`` where there is no GPU."""
+    for item in items:
+        if item.get_closest_marker('cuda') and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason='no GPU'))
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Every test draws the same random numbers, alone or in a suite."""

@@ -183,7 +183,7 @@ class FastRoIAlign(nn.Module):
 
 def window_weights(start: Tensor, step: Tensor, bins: int, grid: int,
                    side: int) -> tuple[Tensor, Tensor]:
-    """What each pixel along one axis has in the mean of a bin's samples.
+    """Weigh each pixel along one axis in the mean of a bin's samples.
 
     Args:
         start (Tensor): (R,), where regions begin, in pixels.

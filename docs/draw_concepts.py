@@ -75,7 +75,7 @@ def gain(spikes: torch.Tensor, slope: torch.Tensor,
 
 
 def draw_windows(axes: plt.Axes) -> None:
-    """The window of two thresholds over what a batch norm puts out."""
+    """Draw the window of two thresholds over a batch norm's output."""
     x, p = normal_potentials()
     density = p / (x[1] - x[0])
     axes.plot(x, density, color='0.3')

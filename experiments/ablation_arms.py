@@ -48,7 +48,7 @@ class Arm:
 
 
 def lif(threshold: float) -> dict:
-    """Config of a binary LIF neuron."""
+    """Make the config of a binary LIF neuron."""
     return dict(type='mmqsdt.LIF', threshold=threshold)
 
 
@@ -135,14 +135,14 @@ TRIALS = {
 
 
 def trial_arm(name: str) -> Arm:
-    """The network of an entry of TRIALS."""
+    """Build the network of an entry of TRIALS."""
     arm, changes = TRIALS[name]
     arm = replace(ARMS[arm], **changes)
     return replace(arm, cost=arm.cost * arm.longer)
 
 
 def teacher_arm(arm: Arm) -> Arm:
-    """The ANN counterpart that teaches an arm: trained as it is."""
+    """Return the arm's teacher: its ANN counterpart, trained the same way."""
     ann = ARMS['ann']
     return replace(ann, longer=arm.longer, layer_scale=arm.layer_scale,
                    attention_scale=arm.attention_scale,
@@ -173,7 +173,7 @@ class Comparison:
 
 
 def accuracies(runs: dict[str, dict], arm: str) -> dict[int, float]:
-    """Seed -> accuracy of an arm, of what has been run."""
+    """Return the accuracy of an arm by seed, of runs that are done."""
     found = {}
     for name, run in runs.items():
         run_arm, _, seed = name.rpartition(', seed ')
@@ -217,7 +217,7 @@ def _signed_rank(differences: list[float]) -> float:
 
 
 def ablation_tables(content: dict) -> str:
-    """The tables of results, comparisons and trials, in Markdown.
+    """Make the tables of results, comparisons and trials, in Markdown.
 
     Args:
         content (dict): Of the json that tools/ablation.py writes.

@@ -20,9 +20,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmqsdt.checkpoints.atomic import write_atomically
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.models.counterpart import counterpart_config
-from mmqsdt.utils.configs import find_config
+from mmqsdt.utils.configs import find_config, parts
 from mmqsdt.utils.frameworks import check_framework
 
 from .markdown import write_table
@@ -38,9 +38,7 @@ SHARE, RATE = 0.1, 0.25
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         '--tasks', nargs='+', choices=TASKS, default=list(TASKS),
         help='default: all three')
@@ -57,24 +55,17 @@ def parse_args() -> argparse.Namespace:
 
 
 def with_setting(cfg: Config, bits: int, levels: int) -> Config:
-    """The config with these weights and neurons, wherever it has such."""
+    """Set these weights and neurons wherever the config has any."""
     cfg = deepcopy(cfg)
-
-    def visit(part: dict | list) -> None:
-        for value in part.values() if isinstance(part, dict) else part:
-            if isinstance(value, (dict, list, tuple)):
-                visit(value)
-        if isinstance(part, dict) and str(part.get('type')).startswith(
-                ('mmqsdt.QSD', 'mmqsdt.Spike')):
+    for part in parts(cfg.model):
+        if str(part.get('type')).startswith(('mmqsdt.QSD', 'mmqsdt.Spike')):
             part['weight_bits'] = bits
             part['neuron'] = dict(part['neuron'], levels=levels)
-
-    visit(cfg.model)
     return cfg
 
 
 def shortened(cfg: Config) -> Config:
-    """The config with a tenth of its iterations, warm-up and decay in it."""
+    """Shorten the config's schedule to a tenth, warm-up and decay included."""
     cfg = deepcopy(cfg)
     length = cfg.train_cfg.get('max_iters')
     if length is None:
@@ -117,7 +108,7 @@ def run_tool(name: str, log: Path, *args: str | Path) -> None:
 
 
 def tested_scores(work_dir: Path) -> dict[str, float]:
-    """Scores of the latest test in a work dir."""
+    """Return the scores of the latest test in a work dir."""
     latest = sorted(work_dir.glob('*/*.json'))[-1]
     found = json.loads(latest.read_text())
     return {key: found[key] for key in METRICS if key in found}
@@ -141,7 +132,7 @@ class Runs:
 
 
 def train_ann(cfg: Config, folder: Path) -> dict[str, float]:
-    """Scores of the counterpart; it goes on where it was interrupted."""
+    """Train the counterpart, or resume; return its scores."""
     config = folder / 'ann.py'
     counterpart_config(cfg).dump(config)
     run_tool('train', folder / 'ann.log', config, '--work-dir',
@@ -150,7 +141,7 @@ def train_ann(cfg: Config, folder: Path) -> dict[str, float]:
 
 
 def calibrated(cfg: Config, ann: Path, place: Path) -> dict[str, float]:
-    """Scores of the calibrated network."""
+    """Calibrate and return the scores of the network."""
     place.mkdir(parents=True, exist_ok=True)
     config, start = place / 'config.py', place / 'calibrated.pth'
     cfg.dump(config)
@@ -161,7 +152,7 @@ def calibrated(cfg: Config, ann: Path, place: Path) -> dict[str, float]:
 
 
 def trained(cfg: Config, ann: Path, place: Path) -> dict[str, float]:
-    """Scores after a tenth of the training from there."""
+    """Train for a tenth of the iterations from there; return the scores."""
     place.mkdir(parents=True, exist_ok=True)
     config = place / 'short.py'
     shortened(cfg).dump(config)
@@ -171,7 +162,7 @@ def trained(cfg: Config, ann: Path, place: Path) -> dict[str, float]:
 
 
 def run_task(task: str, runs: Runs, folder: Path) -> None:
-    """All runs of a task that are not known yet."""
+    """Run all of a task that is not known yet."""
     cfg = Config.fromfile(find_config(TASKS[task]))
     folder.mkdir(parents=True, exist_ok=True)
     runs.get(task, 'ann', train_ann, cfg, folder)
@@ -184,7 +175,7 @@ def run_task(task: str, runs: Runs, folder: Path) -> None:
 
 
 def table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The table, in Markdown: a line for each metric and setting."""
+    """Make the table, in Markdown: a line for each metric and setting."""
     lines = ['| score | weights | D | ANN | calibrated alone | after a tenth '
              'of the training |', '|---|---|---|---|---|---|']
     for task in (task for task in TASKS if task in scores):

@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.utils.configs import find_config
 
 from .markdown import write_table
@@ -24,9 +24,7 @@ TRAIN = Path(__file__).resolve().parents[1] / 'tools/train.py'
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'configs', nargs='+', help='the others are compared with the first')
     parser.add_argument(
@@ -76,7 +74,7 @@ def train(config: str, seed: int, work_dir: Path, options: list[str],
 
 
 def load_runs(path: Path, options: list[str]) -> dict:
-    """What has been run already.
+    """Return the results of earlier runs.
 
     Raises:
         ValueError: If that was with other options.
@@ -91,7 +89,7 @@ def load_runs(path: Path, options: list[str]) -> dict:
 
 
 def write_runs(path: Path, content: dict) -> None:
-    """Seeds in order, whichever ended first."""
+    """Write the runs, their seeds in order."""
     for name, runs in content['runs'].items():
         content['runs'][name] = {
             seed: runs[seed] for seed in sorted(runs, key=int)}

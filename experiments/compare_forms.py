@@ -21,7 +21,7 @@ from mmqsdt.checkpoints.fit import load_for_test
 from mmqsdt.checkpoints.packing import pack
 from mmqsdt.checkpoints.resume import find_checkpoint
 from mmqsdt.cli.common import add_common_arguments, load_config, use_double
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.data.sources import check_data
 from mmqsdt.deploy import compare_forms, to_form
 from mmqsdt.utils.build import load_batches
@@ -75,7 +75,7 @@ class FormScore:
     bytes: int = 0
 
     def flips_text(self, kind: str) -> str:
-        """How many there were, in 'float32' or in 'float64'."""
+        """Say how many counts flipped, in 'float32' or in 'float64'."""
         if kind not in self.flips:
             return '-'
         text = f'{self.flips[kind]:,} of {self.counts:,}'
@@ -120,14 +120,14 @@ def measure_forms(cfg: Config, checkpoint: str, images: int,
 
 
 def test(runner: Runner, model: nn.Module) -> dict[str, float]:
-    """The main scores of a model on the runner's test data."""
+    """Return the main scores of a model on the runner's test data."""
     runner.model = model
     return {name: float(score) for name, score in runner.test().items()
             if name in METRICS}
 
 
 def count_bytes(cfg: Config, model: nn.Module) -> dict[str, int]:
-    """Of all tensors of the state dict, and of the packed file."""
+    """Count the bytes of the state dict, and of the packed file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'packed.safetensors')
         pack(model, str(path))
@@ -141,7 +141,7 @@ def count_bytes(cfg: Config, model: nn.Module) -> dict[str, int]:
 @torch.no_grad()
 def measure_times(found: list[FormScore], model: nn.Module,
                   batch: dict) -> None:
-    """Processor time of a prediction on the first image, one thread."""
+    """Measure the processor time of a prediction on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     batch = {name: values[:1] for name, values in batch.items()}
@@ -188,7 +188,7 @@ def count_flips(found: FormScore, model: nn.Module, batches: list) -> None:
 
 
 def forms_table(found: list[FormScore], images: int) -> str:
-    """In Markdown."""
+    """Make the table in Markdown."""
     names = [METRICS[key] for key in found[0].scores]
     double = bool(found[0].double_scores)
     heads = ['form', *(title for title, _ in names)]
@@ -213,14 +213,12 @@ def forms_table(found: list[FormScore], images: int) -> str:
 
 
 def formatted(scores: dict[str, float]) -> list[str]:
-    """With the digits that each metric has."""
+    """Format a score with the digits of its metric."""
     return [f'{score:.{METRICS[key][1]}f}' for key, score in scores.items()]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='checkpoint, packed weights or '
                         'work dir')

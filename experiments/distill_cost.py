@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mmqsdt.cli.common import load_config
-from mmqsdt.cli.ending import command
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.distill.hook import FGDistillHook
 from mmqsdt.distill.teacher import build_network
 from mmqsdt.registry import HOOKS
@@ -62,7 +62,7 @@ class CostCase:
     seconds: dict[str, list[float]]
 
     def median(self, *names: str) -> float:
-        """Of the rounds, in ms; of several, their sum."""
+        """Return the median over rounds in ms; of several parts, the sum."""
         return sum(float(np.median(self.seconds[n])) for n in names) * 1e3
 
     @property
@@ -106,7 +106,7 @@ class DistillCost:
                                [case.median(*OWN) for case in self.cases])
 
     def write_json(self, path: str | Path) -> None:
-        """Everything, times of all rounds included."""
+        """Write everything, times of all rounds included."""
         data = dict(
             asdict(self), exponent=self.exponent, goal_exponent=GOAL_EXPONENT,
             goal_ratio=GOAL_RATIO)
@@ -118,7 +118,7 @@ class DistillCost:
 
 
 def find_hook(cfg: Config) -> dict:
-    """The FGDistillHook of a config.
+    """Find the FGDistillHook of a config.
 
     Raises:
         ValueError: If it has none.
@@ -132,7 +132,7 @@ def find_hook(cfg: Config) -> dict:
 
 def _feature_loss(model: nn.Module, inputs: Tensor, data_samples=None,
                   mode: str = 'loss') -> dict:
-    """A forward that needs no labels, of backbone and neck."""
+    """Run backbone and neck, which need no labels."""
     return dict(loss=sum(
         x.square().mean() for x in model.extract_feat(inputs)))
 
@@ -176,7 +176,7 @@ class DistilledStep:
                 memory_format=torch.channels_last)
 
     def step(self, distilled: bool) -> dict[str, Tensor]:
-        """One step; the losses that it took."""
+        """Run one step; return its losses."""
         # The hook has its loss from iteration 0 to before 1.
         self.hook.before_train_iter(
             SimpleNamespace(iter=0 if distilled else 1), 0)
@@ -187,7 +187,7 @@ class DistilledStep:
         return losses
 
     def parts(self) -> tuple[dict[str, Callable], float]:
-        """What to call for each part of FGD; tokens of a layer, a mean."""
+        """Return the functions of FGD's parts, and a layer's mean tokens."""
         hook, images = self.hook, self.images
         run_teacher = partial(hook.run_teacher, images, None)
         teacher = run_teacher()
@@ -261,9 +261,7 @@ def _table(report: DistillCost, case: CostCase) -> Table:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'config', help='path of a config with a FGDistillHook; its weights '
         "and the teacher's are random, which changes no time")

@@ -1,8 +1,9 @@
-"""Configs trained over several seeds: their last scores, side by side."""
+"""Compare the last scores of configs trained with several seeds."""
 
-import json
 from pathlib import Path
 from statistics import mean, stdev
+
+from mmqsdt.measure.curves import read_run
 
 # Score as mmengine logs it -> (heading, digits behind the point).
 METRICS = {
@@ -14,22 +15,22 @@ METRICS = {
 
 
 def last_scores(work_dir: str | Path) -> dict[str, float]:
-    """Scores of the last validation that a training logged.
+    """Return the scores of the last validation that a training logged.
 
     Args:
-        work_dir (str | Path): Of the training; of several, the latest.
+        work_dir (str | Path): Of the training; see :func:`read_run`.
 
     Raises:
+        FileNotFoundError: If there is no such folder.
         ValueError: If it has logged none of METRICS.
     """
-    for log in sorted(Path(work_dir).glob('*/vis_data/scalars.json'))[::-1]:
-        for line in log.read_text().splitlines()[::-1]:
-            entry = json.loads(line)
-            scores = {key: entry[key] for key in METRICS if key in entry}
-            if scores:
-                return scores
-    raise ValueError(f'{work_dir} has no log of a validation with any of '
-                     f'{", ".join(METRICS)}')
+    known = read_run(work_dir).scores
+    scores = {key: known[key].values[-1] for key in METRICS
+              if key in known and known[key].values}
+    if not scores:
+        raise ValueError(f'{work_dir} has no log of a validation with any of '
+                         f'{", ".join(METRICS)}')
+    return scores
 
 
 def seeds_table(runs: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -1,36 +1,38 @@
 """Quantized Spike-driven Transformer for OpenMMLab.
 
-``import mmqsdt`` needs torch, mmengine, mmcv and spikingjelly only. What
-builds on MMPretrain, MMDetection or MMSegmentation is imported when asked
-for, by attribute or by ``type='mmqsdt.X'`` in a config.
+``import mmqsdt`` is quick: every name is imported when it is asked for, by
+attribute or by ``type='mmqsdt.X'`` in a config, and PyTorch with the first.
+Only what builds on MMPretrain, MMDetection or MMSegmentation needs those.
 """
 
-from . import compat
+from . import compat as _compat
+from .utils.lazy import lazy as _lazy
+from .utils.versions import warn_untested_versions as _warn
+from .version import __version__
 
-compat.install()  # before anything imports mmcv.ops
-compat.install_moved()
+_compat.find_operators()  # before anything imports mmcv.ops
+_compat.install_moved()
+_warn()
 
-from .checkpoints import convert_reference_checkpoint, load_packed  # noqa: E402
-from .distill import FGDistillHook, FGDLoss  # noqa: E402
-from .engine.hooks import SpikeMonitorHook  # noqa: E402
-from .layers import IELIF, LIF, LSQConv2d, LSQLinear  # noqa: E402
-from .models import QSDTransformer, SpikeFPN  # noqa: E402
-from .registry import FRAMEWORK_CLASSES, import_framework_class  # noqa: E402
-from .utils import get_config_path, warn_untested_versions  # noqa: E402
-from .version import __version__  # noqa: E402
-
-warn_untested_versions()
-
-
-def __getattr__(name: str) -> type:
-    if name in FRAMEWORK_CLASSES:
-        return import_framework_class(name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-__all__ = [
-    'FGDLoss', 'FGDistillHook', 'IELIF', 'LIF', 'LSQConv2d', 'LSQLinear',
-    'QSDTransformer', 'SpikeFPN', 'SpikeMonitorHook', '__version__',
-    'convert_reference_checkpoint', 'get_config_path', 'load_packed',
-    *FRAMEWORK_CLASSES
-]
+# Public name -> the room that has it.
+_PLACES = dict(
+    FGDLoss='.distill', FGDistillHook='.distill', IELIF='.layers',
+    LIF='.layers', LSQConv2d='.layers', LSQLinear='.layers',
+    QSDTransformer='.models', SpikeConvFCBBoxHead='.registry',
+    SpikeFCNMaskHead='.registry', SpikeFPN='.models',
+    SpikeFPNHead='.registry', SpikeLinearClsHead='.registry',
+    SpikeMonitorHook='.engine.hooks', SpikeRPNHead='.registry',
+    SpikeRetinaHead='.registry', SpikeShared2FCBBoxHead='.registry',
+    convert_reference_checkpoint='.checkpoints', create_backbone='.models',
+    get_config_path='.utils', load='.engine.load',
+    load_packed='.checkpoints')
+# The rooms themselves, and what scripts took from here before.
+_ROOMS = ('checkpoints', 'cli', 'compat', 'data', 'deploy', 'distill',
+          'engine', 'layers', 'measure', 'models', 'registry', 'utils')
+__all__ = [*_PLACES, '__version__']
+__getattr__, __dir__ = _lazy(
+    __name__,
+    dict(_PLACES, **{f'{room}.': f'.{room}' for room in _ROOMS},
+         FRAMEWORK_CLASSES='.registry', import_framework_class='.registry',
+         warn_untested_versions='.utils'),
+    __all__)

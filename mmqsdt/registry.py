@@ -1,8 +1,8 @@
-"""Where the names of mmqsdt meet MMPretrain, MMDetection and MMSegmentation.
+"""Registries that make mmqsdt known to the OpenMMLab frameworks.
 
-Every registry here is a child of mmengine's root, so a config of any
-framework reaches a class by its prefix, ``type='mmqsdt.QSDTransformer'``,
-with nothing imported by hand.
+Each is a child of mmengine's root registry. So a config of any framework
+reaches a class by its prefix, as in ``type='mmqsdt.QSDTransformer'``, without
+an import.
 """
 
 from importlib import import_module
@@ -16,8 +16,8 @@ from mmengine.registry import Registry
 
 _HEADS = 'mmqsdt.models.heads'
 
-# Classes that subclass a framework's own: class -> (module, framework).
-# They are imported when somebody asks for them, never before.
+# Subclasses of a framework's own classes: class -> (module, framework). They
+# are imported on first use only.
 FRAMEWORK_CLASSES = dict(
     SpikeLinearClsHead=(f'{_HEADS}.spike_linear_cls_head', 'mmpretrain'),
     SpikeRPNHead=(f'{_HEADS}.spike_rpn_head', 'mmdet'),
@@ -43,6 +43,12 @@ def import_framework_class(name: str) -> type:
             f'mmqsdt.{name} builds on {framework}, which cannot be imported '
             f'({error}). Install it: pip install "mmqsdt[all]"') from error
     return getattr(import_module(module), name)
+
+
+def __getattr__(name: str) -> type:
+    if name in FRAMEWORK_CLASSES:
+        return import_framework_class(name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 class LazyRegistry(Registry):

@@ -1,16 +1,26 @@
 """Shared by all tests: one thread, fixed seeds, the golden vectors."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from gloo import join_over_gloo
+from mmengine.config import Config
+from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
+from shared import forget_visualizers
 
 DATA = Path(__file__).parent / 'data'
+# The files that take longest, longest first: with several workers they are
+# begun first, so that none of them is left alone at the end.
+LONGEST = ('test_docs_commands.py', 'test_forms.py', 'test_zoo.py',
+           'test_geometry.py', 'test_distributed.py', 'test_tools.py')
 
 # Sums are then made in the same order on every machine's CPU count, and
 # parallel test workers do not fight for cores.
@@ -18,7 +28,9 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``cuda`` where there is no GPU."""
+    """Longest files first; tests marked ``cuda`` only where a GPU is."""
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
         if item.get_closest_marker('cuda') and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason='no GPU'))
@@ -38,6 +50,32 @@ def no_default_scope() -> None:
 
 
 @pytest.fixture(autouse=True)
+def fresh_visualizers() -> None:
+    """A visualizer lives as long as its process; each test wants its own."""
+    forget_visualizers()
+
+
+@pytest.fixture(autouse=True, scope='session')
+def quick_mmengine() -> Iterator[None]:
+    """Two things are left out that take longer than the trainings of tests.
+
+    A runner lays its config out by yapf, five times and for each checkpoint;
+    here it is written as it comes. A data set that is built collects garbage,
+    half a second long, for the sake of memory.
+    """
+    text = Config.pretty_text.fget
+
+    def unformatted(cfg: Config) -> str:
+        object.__setattr__(cfg, '_format_python_code', False)
+        return text(cfg)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, 'pretty_text', property(unformatted))
+        patch.setattr(base_dataset, 'gc', SimpleNamespace(collect=int))
+        yield
+
+
+@pytest.fixture(autouse=True)
 def free_loading() -> Iterator[None]:
     """What a tool forbids for its process ends with the test of the tool."""
     yield
@@ -45,15 +83,53 @@ def free_loading() -> Iterator[None]:
 
 
 @pytest.fixture(scope='session')
-def workplace(tmp_path_factory) -> Path:
-    """A folder with a few digits and the configs of short trainings."""
+def copy_digits(tmp_path_factory) -> Callable[[Path], Path]:
+    """``copy_digits(folder)`` puts data/digits there; they are made once.
+
+    Four scenes to train on, two to test; of a digit two pictures and one.
+    """
+    pytest.importorskip('sklearn')
+    from mmqsdt.data import prepare_digits
+    made = tmp_path_factory.mktemp('made') / 'digits'
+    prepare_digits(made, num_train=4, num_val=2, progress=False)
+    for split, keep in (('train', 2), ('val', 1)):
+        for digit in (made / 'cls' / split).iterdir():
+            for picture in sorted(digit.iterdir())[keep:]:
+                picture.unlink()
+
+    def copy(folder: Path) -> Path:
+        shutil.copytree(made, folder / 'data/digits')
+        return folder
+
+    return copy
+
+
+@pytest.fixture(scope='session')
+def copy_workplace(tmp_path_factory) -> Callable[[Path], Path]:
+    """``copy_workplace(folder)``: a few digits, configs of short trainings."""
     pytest.importorskip('sklearn')
     pytest.importorskip('mmpretrain.models')  # once, for all children
     pytest.importorskip('mmseg.models')
     from experiments.torture.training import prepare
-    folder = tmp_path_factory.mktemp('workplace')
-    prepare(folder)
-    return folder
+    made = tmp_path_factory.mktemp('made')
+    prepare(made)
+
+    def copy(folder: Path) -> Path:
+        return shutil.copytree(made, folder, dirs_exist_ok=True)
+
+    return copy
+
+
+@pytest.fixture(scope='session')
+def workplace(copy_workplace, tmp_path_factory) -> Path:
+    """A folder with a few digits and the configs of short trainings."""
+    return copy_workplace(tmp_path_factory.mktemp('workplace'))
+
+
+@pytest.fixture
+def own_workplace(copy_workplace, tmp_path) -> Path:
+    """The same, for one test."""
+    return copy_workplace(tmp_path)
 
 
 @cache
@@ -90,3 +166,16 @@ def load_golden(name: str, prefix: str = '') -> dict:
 def golden() -> Callable[..., dict]:
     """``golden(name, prefix='')``, see :func:`load_golden`."""
     return load_golden
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path) -> Callable[..., None]:
+    """``two_processes(f, *args)`` runs ``f(rank, tmp_path, *args)`` in two.
+
+    They are joined over gloo; f must be at the top of its module.
+    """
+    if not (torch.distributed.is_available()
+            and torch.distributed.is_gloo_available()):
+        pytest.skip('this build of torch has no gloo')
+    return lambda function, *args: torch.multiprocessing.spawn(
+        join_over_gloo, (function, tmp_path, args), nprocs=2)

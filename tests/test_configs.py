@@ -73,22 +73,6 @@ def test_data_pipelines_and_metrics_build(name):
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_only_weights_decay(name):
-    """Norms, biases, step sizes and layer scales take no weight decay."""
-    from mmengine.optim import build_optim_wrapper
-    cfg, model = load(name), full_size(name)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    decays = {
-        id(p): group['weight_decay']
-        for group in wrapper.optimizer.param_groups for p in group['params']
-    }
-    wrong = [n for n, p in model.named_parameters()
-             if (decays[id(p)] > 0) != (p.dim() > 1)]
-    assert not wrong
-
-
-@pytest.mark.parametrize('name', CONFIGS)
 def test_heads_know_the_classes_of_the_data(name):
     cfg, model = load(name), full_size(name)
     datasets = import_module(f'{cfg.default_scope}.registry').DATASETS

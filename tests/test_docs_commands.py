@@ -21,7 +21,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
+from shared import forget_visualizers
 from test_data.small_data import MAKERS
 from torch.distributed.run import get_args_parser
 
@@ -33,12 +33,20 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 ABLATION = 'hours; tests/test_experiments/test_ablation.py runs its tool'
 BENCHMARK = 'minutes; test_benchmark_tool.py runs its tool'
 HEADS = '18 trainings; tests/test_experiments/test_seeds.py runs its tool'
+SWAP = 'tests/test_engine/test_swap.py runs each, with a tiny backbone'
+ZOO = 'three trainings; tests/test_shipped.py runs its parts'
 CALIBRATION = '21 trainings; test_calibration.py runs its parts'
 # Beginning of a command -> why it is not run here.
 NOT_RUN = {
     'make test': 'that is this',
     'make torture': 'half an hour; test_soak and test_reliability run parts',
     'make docs': 'tests/test_docs.py builds the site',
+    'make zoo': ZOO,
+    'python tools/swap.py': SWAP,
+    'python tools/test.py configs/cls/qsdt_imagenet.py OURS.pth':
+    'full-size weights; tests/test_checkpoints/test_convert.py has small ones',
+    'python tools/train.py my_deformable_detr.py': SWAP,
+    'python tools/train.py my_mask2former.py': SWAP,
     'make ablation': ABLATION,
     'python tools/ablation.py': ABLATION,
     'make benchmark': BENCHMARK,
@@ -49,6 +57,7 @@ NOT_RUN = {
     'make heads': HEADS,
     'make calibration': CALIBRATION,
     'python tools/calibration.py': CALIBRATION,
+    'python tools/costs.py': '30 trainings; test_costs.py runs its parts',
     'pip install': 'nothing is fetched; tests/test_docs.py checks the extras',
 }
 # What a reader puts in place of a word.
@@ -60,6 +69,7 @@ WORDS = {
 SMALLER = {
     'tools/prepare_data.py digits': '--num-train 4 --num-val 3',
     'tools/benchmark.py': '--rounds 1 --warmup 0 --sizes 32 --batches 1',
+    'tools/compare_forms.py': '--images 2',
     'tools/distill_cost.py':
     '--rounds 1 --warmup 0 --sizes 32 64 --batch 1',
 }
@@ -87,8 +97,11 @@ def commands(page: Path) -> list[str]:
     found = [line for language, block in fence.findall(text)
              if language == 'bash'
              for line in block.replace('\\\n', ' ').splitlines()]
-    found += re.findall(r'`(python tools/[^`]+|make [^`]+)`',
+    found += re.findall(r'`(python tools/[^`]+|mmqsdt [a-z][^`]+|make [^`]+)`',
                         fence.sub('', text))
+    # The installed command is the tool of that name.
+    found = [re.sub(r'^mmqsdt (\w+)', r'python tools/\1.py', line)
+             for line in found]
     lines = (shlex.join(shlex.split(line, comments=True)) for line in found)
     return list(dict.fromkeys(line for line in lines if line))
 
@@ -239,8 +252,7 @@ class Reader:
         patch.setattr(tool, 'load_config',
                       lambda args: watched(shorten(load_config(args))),
                       raising=False)
-        for cls in (Visualizer, *Visualizer.__subclasses__()):
-            cls._instance_dict.clear()
+        forget_visualizers()
         DefaultScope._instance_dict.clear()
         threads, environment = torch.get_num_threads(), dict(os.environ)
         try:
@@ -277,14 +289,24 @@ def reader(tmp_path_factory) -> Iterator[Reader]:
                  'mmseg.models', 'datasets', 'onnxruntime'):
         pytest.importorskip(name)
     folder = tmp_path_factory.mktemp('clone')
-    for name in ('configs', 'tools', 'tests'):
+    for name in ('configs', 'docs', 'tools', 'tests'):
         (folder / name).symlink_to(ROOT / name)
     reader = Reader(folder)
     with pytest.MonkeyPatch.context() as patch:
         for command in DEMOS:
             reader.enter(command)
+        leave_few(folder / 'data/digits/cls')
         put_data(folder, patch)
         yield reader
+
+
+def leave_few(folder: Path) -> None:
+    """Three pictures of each digit, and what a page names."""
+    named = ' '.join(page.read_text() for page in PAGES)
+    for digit in folder.glob('*/*'):
+        for picture in sorted(digit.iterdir())[3:]:
+            if picture.relative_to(folder).as_posix() not in named:
+                picture.unlink()
 
 
 def put_data(folder: Path, patch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,5 @@
+import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -11,28 +13,28 @@ from mmqsdt.registry import FRAMEWORK_CLASSES
 LIBRARY_CLASSES = ('QSDTransformer', 'IELIF', 'LIF', 'LSQConv2d', 'LSQLinear')
 
 
-def run(code):
-    """Run code in a fresh interpreter, return what it printed."""
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code],
-        env=dict(os.environ, OMP_NUM_THREADS='1'),
-        capture_output=True,
-        text=True,
-        timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg'])
-def test_prefix_resolves_without_import_in_every_framework(scope):
-    pytest.importorskip(scope)
-    # Importing mmdet.models takes an mmcv with compiled operators; where it
-    # has none, an empty module stands for them: none of them is called.
-    out = run(f'''
+# Reads programs and runs each in a fork of itself, so that PyTorch is imported
+# once for all of them. Nothing of OpenMMLab is imported here.
+FORKS = """
+import json, os, sys
+import torch, torchvision
+for name, code in json.load(sys.stdin).items():
+    print('PROGRAM', name, flush=True)
+    child = os.fork()
+    if not child:
+        exec(code, {})
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f'{name} failed')
+"""
+FRESH = {scope: f"""
 import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from unittest.mock import MagicMock
+# Importing mmdet.models takes an mmcv with compiled operators; where it has
+# none, an empty module stands for them: none of them is called.
 if importlib.util.find_spec('mmcv._ext') is None:
     sys.modules['mmcv._ext'] = MagicMock(
         __spec__=ModuleSpec('mmcv._ext', None))
@@ -44,14 +46,8 @@ model = MODELS.build(dict(
     type='mmqsdt.QSDTransformer', arch='tiny', out_indices=(0, )))
 print('BUILT', type(model).__module__, type(model).__name__)
 print('GOT', OPTIM_WRAPPERS.get('mmqsdt.BFloat16OptimWrapper').__name__)
-''')
-    assert ('BUILT mmqsdt.models.backbones.qsd_transformer QSDTransformer'
-            in out)
-    assert 'GOT BFloat16OptimWrapper' in out
-
-
-def test_missing_framework_is_named_with_the_remedy():
-    out = run('''
+""" for scope in ('mmpretrain', 'mmdet', 'mmseg')}
+MISSING = """
 import sys
 for framework in ('mmpretrain', 'mmdet', 'mmseg'):
     sys.modules[framework] = None  # as if it were not installed
@@ -67,8 +63,36 @@ for name in FRAMEWORK_CLASSES:
             print('ERROR', error)
 MODELS.build(dict(type='mmqsdt.QSDTransformer', arch='tiny'))
 print('THE REST WORKS')
-''')
-    lines = out.splitlines()
+"""
+
+
+@pytest.fixture(scope='module')
+def printed():
+    """What fresh interpreters print: by the name of their program."""
+    programs = {scope: code for scope, code in FRESH.items()
+                if importlib.util.find_spec(scope)}
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', FORKS],
+        input=json.dumps(dict(programs, missing=MISSING)),
+        env=dict(os.environ, OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+        timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    parts = done.stdout.split('PROGRAM ')[1:]
+    return {part.split()[0]: part for part in parts}
+
+
+@pytest.mark.parametrize('scope', FRESH)
+def test_prefix_resolves_without_import_in_every_framework(scope, printed):
+    pytest.importorskip(scope)
+    assert ('BUILT mmqsdt.models.backbones.qsd_transformer QSDTransformer'
+            in printed[scope])
+    assert 'GOT BFloat16OptimWrapper' in printed[scope]
+
+
+def test_missing_framework_is_named_with_the_remedy(printed):
+    lines = printed['missing'].splitlines()
     errors = [line for line in lines if line.startswith('ERROR')]
     assert len(errors) == 2 * len(FRAMEWORK_CLASSES) > 0
     for name, (_, framework) in FRAMEWORK_CLASSES.items():

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.visualization import Visualizer
+from shared import run_tool
 
 ROOT = Path(__file__).parents[1]
 TASKS = {
@@ -35,31 +34,9 @@ LOADERS = [
 
 
 @pytest.fixture(scope='module')
-def workplace(tmp_path_factory) -> Path:
+def workplace(copy_digits, tmp_path_factory) -> Path:
     """A folder with data/digits in it: four scenes and two."""
-    pytest.importorskip('sklearn')
-    from mmqsdt.data import prepare_digits
-    folder = tmp_path_factory.mktemp('workplace')
-    prepare_digits(folder / 'data/digits', num_train=4, num_val=2,
-                   progress=False)
-    for split, keep in (('train', 2), ('val', 1)):
-        for digit in (folder / 'data/digits/cls' / split).iterdir():
-            for picture in sorted(digit.iterdir())[keep:]:
-                picture.unlink()
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def fresh_visualizers() -> None:
-    """A visualizer lives as long as its process; each run wants its own."""
-    for cls in (Visualizer, *Visualizer.__subclasses__()):
-        cls._instance_dict.clear()
-
-
-def run_tool(monkeypatch, folder: Path, tool: str, *args: str) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+    return copy_digits(tmp_path_factory.mktemp('workplace'))
 
 
 def train(monkeypatch, folder, framework, work_dir, *options) -> None:

@@ -8,6 +8,7 @@ from packaging.version import Version
 
 from mmqsdt import get_config_path, warn_untested_versions
 from mmqsdt.utils import configs, versions
+from mmqsdt.utils.text import part_of
 
 
 def test_config_path_is_absolute_and_loads():
@@ -105,3 +106,11 @@ def test_pinned_set_is_inside_the_tested_ranges():
     for name in pins.keys() & versions.TESTED_VERSIONS.keys():
         first, end = versions.TESTED_VERSIONS[name]
         assert Version(first) <= Version(pins[name]) < Version(end), name
+
+
+@pytest.mark.parametrize('path, part', [
+    ('backbone.stages.3.blocks.1.attn.q_neuron', 'backbone.stages.3'),
+    ('backbone.head.norm', 'backbone'), ('neck.lateral_convs.0', 'neck'),
+    ('roi_head.mask_head.convs.0', 'roi_head.mask_head'), ('head', 'head')])
+def test_the_part_of_a_network_that_a_module_is_in(path, part):
+    assert part_of(path) == part

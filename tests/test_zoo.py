@@ -3,12 +3,11 @@
 import json
 import pickle
 import re
-import runpy
 import shlex
-import sys
 from argparse import ArgumentParser
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import mmcv
 import numpy as np
@@ -18,6 +17,7 @@ import yaml
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import METRICS, DefaultScope
 from mmengine.structures import PixelData
+from shared import run_tool
 from test_configs import CONFIGS, ROOT, build, full_size, load
 from test_geometry import geometry_faults
 from torch import nn
@@ -131,11 +131,18 @@ def number_of_classes(model: nn.Module) -> int:
     raise AssertionError('no head with classes')
 
 
-STEPS = {}  # what was trained -> losses and scores
+STEPS = {}  # what was trained -> its Step
 
 
-def step_and_scores(name: str) -> tuple[dict, dict]:
-    """One training step and one evaluated batch, once for each structure."""
+class Step(NamedTuple):
+    """What one training step and one evaluated batch gave."""
+    losses: dict
+    decay: dict[str, tuple[int, float]]  # parameter -> dimensions, decay
+    scores: dict
+
+
+def step_of(name: str) -> Step:
+    """A step of a config, done once for each structure."""
     cfg = load(name)
     cfg.model = shrink(cfg.model)
     evaluator = {k: v for k, v in cfg.val_evaluator.items()
@@ -147,7 +154,7 @@ def step_and_scores(name: str) -> tuple[dict, dict]:
     return STEPS[key]
 
 
-def run_step(cfg: Config, evaluator: dict) -> tuple[dict, dict]:
+def run_step(cfg: Config, evaluator: dict) -> Step:
     from mmengine.optim import build_optim_wrapper
     model = build(cfg, 'cpu')
     model.init_weights()
@@ -162,23 +169,37 @@ def run_step(cfg: Config, evaluator: dict) -> tuple[dict, dict]:
               if p.grad is None or not p.grad.isfinite().all()]
     assert not missed, 'parameters that do not learn'
     wrapper.step()
+    decay_of = {
+        id(p): group['weight_decay']
+        for group in wrapper.optimizer.param_groups for p in group['params']}
+    decay = {name: (p.dim(), decay_of[id(p)])
+             for name, p in model.named_parameters()}
     model.eval()
     with torch.no_grad():
         samples = [s.to_dict() for s in model.val_step(data)]
     metric = METRICS.build(evaluator)
     metric.dataset_meta = dict(classes=[str(i) for i in range(classes)])
     metric.process(data, samples)
-    return losses, metric.evaluate(len(samples))
+    return Step(losses, decay, metric.evaluate(len(samples)))
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_one_step_and_one_batch(name):
-    losses, scores = step_and_scores(name)
+    losses, _, scores = step_of(name)
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert sum('loss' in part for part in losses) > 0
     assert scores
     # -1 or nan: nothing to be found, or nothing found, of a class.
     assert all(np.isnan(s) or -1 <= s <= 100 for s in scores.values())
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_only_weights_decay(name):
+    """Norms, biases, step sizes and layer scales take no weight decay."""
+    decay = step_of(name).decay
+    assert any(value > 0 for _, value in decay.values())
+    assert not [key for key, (dim, value) in decay.items()
+                if (value > 0) != (dim > 1)]
 
 
 # The metafiles
@@ -285,12 +306,6 @@ def test_the_same_network_runs_on_the_digits(name):
 
 
 # Averaged weights
-
-
-def run_tool(monkeypatch, folder: Path, tool: str, *args) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(HOME / 'tools' / tool), run_name='__main__')
 
 
 def pictures(folder: Path, classes: int = 10) -> None:

@@ -12,7 +12,7 @@ _base_ = [
 epochs = 100
 neuron = dict(type='mmqsdt.IELIF', threshold='learned')
 model = dict(
-    # Counts of events, as they are: no mean, no colours.
+    # Counts of events, as they are: no mean, no colors.
     data_preprocessor=dict(
         _delete_=True, type='ClsDataPreprocessor', num_classes=10),
     backbone=dict(

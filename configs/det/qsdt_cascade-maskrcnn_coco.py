@@ -1,5 +1,5 @@
 # Cascade Mask R-CNN, QSD-Transformer 15M, spiking neck and heads, COCO, 36
-# epochs, 6 images a GPU, as published, but on the quantised backbone, which
+# epochs, 6 images a GPU, as published, but on the quantized backbone, which
 # the published config lacks.
 _base_ = [
     '../_base_/models/cascade_maskrcnn_spike_qsdt_fpn.py',

@@ -18,11 +18,11 @@ model = dict(
                 bbox_coder=dict(
                     type='DeltaXYWHBBoxCoder',
                     target_means=[0., 0., 0., 0.],
-                    target_stds=[centre, centre, size, size]),
+                    target_stds=[center, center, size, size]),
                 reg_class_agnostic=True,
                 reg_decoded_bbox=True,
                 loss_bbox=dict(type='GIoULoss', loss_weight=10.0))
-            for centre, size in ((0.1, 0.2), (0.05, 0.1))
+            for center, size in ((0.1, 0.2), (0.05, 0.1))
         ]),
     train_cfg=dict(rcnn=[
         dict(

@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 from mmqsdt.checkpoints.fit import load_for_test
 from mmqsdt.checkpoints.resume import find_checkpoint
 from mmqsdt.cli.common import load_config
+from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.utils.frameworks import check_framework
 
 from ..markdown import write_table
@@ -38,9 +39,7 @@ from . import (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', nargs='?', help='checkpoint, packed weights or work '
@@ -94,26 +93,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     args = parse_args()
     MMLogger.get_current_instance().setLevel('WARNING')
-    try:
-        if min(*args.batches, *args.sizes, args.rounds) < 1:
-            raise ValueError('--batches, --sizes and --rounds must be at '
-                             'least 1')
-        if args.threads:
-            torch.set_num_threads(args.threads)
-        cfg = load_config(args)
-        check_framework(cfg)
-        if args.loading:
-            check_loading(cfg)
-        weights = None
-        if args.checkpoint:
-            checkpoint = find_checkpoint(args.checkpoint)
-            weights = lambda model: load_for_test(model, checkpoint)  # noqa: E731
-        models = Models(cfg, args.runners, weights)
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as error:
-        raise SystemExit(error.args[0]) from None
+    if min(*args.batches, *args.sizes, args.rounds) < 1:
+        raise ValueError('--batches, --sizes and --rounds must be at '
+                         'least 1')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    cfg = load_config(args)
+    check_framework(cfg)
+    if args.loading:
+        check_loading(cfg)
+    weights = None
+    if args.checkpoint:
+        checkpoint = find_checkpoint(args.checkpoint)
+        weights = lambda model: load_for_test(model, checkpoint)  # noqa: E731
+    models = Models(cfg, args.runners, weights)
     report = Benchmark(
         Path(args.config).stem, torch.get_num_threads(), args.rounds,
         args.clock)

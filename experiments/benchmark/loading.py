@@ -25,7 +25,7 @@ BACKENDS = ('cv2', 'pillow', 'turbojpeg')
 
 
 def stand_in(cfg: Config, folder: Path) -> dict:
-    """Data of the size of the config's own: scenes of digits as JPEGs.
+    """Write scenes of digits as JPEGs of the size that the config loads.
 
     Returns:
         dict: A training data set with the config's pipeline.

@@ -95,7 +95,7 @@ class Benchmark:
         return list(dict.fromkeys((t.batch, t.size) for t in self.timings))
 
     def of_case(self, batch: int, size: int) -> list[Timing]:
-        """The timings of a case."""
+        """Return the timings of a case."""
         return [t for t in self.timings if (t.batch, t.size) == (batch, size)]
 
     def timing(self, name: str, batch: int, size: int) -> Timing | None:
@@ -104,7 +104,7 @@ class Benchmark:
                     None)
 
     def baseline(self, batch: int, size: int) -> Timing | None:
-        """The counterpart's best of a case."""
+        """Return the counterpart's best timing of a case."""
         found = [t for t in self.of_case(batch, size)
                  if t.name.startswith('ann')]
         return min(found, key=lambda t: t.median, default=None)

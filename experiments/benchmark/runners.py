@@ -40,7 +40,7 @@ TITLES = dict(
 
 
 def fold_norms(model: nn.Module) -> nn.Module:
-    """A copy with the batch norms of its units folded into the weights."""
+    """Copy a model with the batch norms of its units folded into weights."""
     model = deepcopy(model).eval()
     replaced: dict[nn.Module, nn.Module] = {}
     for entry in find_layers(model).values():
@@ -63,7 +63,7 @@ def alternate(runners: dict[str, Callable[[], object]],
               rounds: int,
               warmup: int,
               clock: str = 'wall') -> dict[str, list[float]]:
-    """Times of each runner in s, one after the other, round by round.
+    """Time each runner in s, one after the other, round by round.
 
     What else the machine does then falls upon all of them alike.
 
@@ -93,7 +93,7 @@ def sample_images(batch: int, size: int) -> Tensor:
 
 
 def arguments(model: nn.Module, images: Tensor) -> dict:
-    """What a whole model takes to predict, without its preprocessor."""
+    """Time a whole model's prediction, without its preprocessor."""
     if not hasattr(model, 'rpn_head') and not hasattr(model, 'bbox_head'):
         return dict(inputs=images)
     from mmdet.structures import DetDataSample
@@ -157,7 +157,7 @@ class Models:
 
     def runners(self, names: Sequence[str], batch: int,
                 size: int) -> dict[str, Callable]:
-        """What to call for a prediction of each, on the same images."""
+        """Return one function for each, which predicts the same images."""
         images = sample_images(batch, size)
         found = {}
         for name in names:
@@ -252,7 +252,7 @@ class Features(nn.Module):
 
 
 def without_features(model: nn.Module) -> nn.Module:
-    """A copy that shares the heads of a model and has nothing before them."""
+    """Copy a model without what comes before its heads, which are shared."""
     backbone, neck = model.backbone, model.neck
     model.backbone = model.neck = nn.Identity()
     heads = deepcopy(model)

@@ -39,7 +39,7 @@ def benchmark_tables(report: Benchmark) -> list[Table]:
 
 
 def headline(report: Benchmark) -> str:
-    """What was measured where, in one sentence."""
+    """Say in one sentence what was measured where."""
     return (f'{report.config}: {report.machine}, {report.threads} threads, '
             f'{report.clock} time, medians of up to {report.rounds} rounds '
             'in turn')
@@ -74,7 +74,7 @@ def to_markdown(report: Benchmark) -> str:
 
 
 def new_table(title: str, first: str, *names: str) -> Table:
-    """A table whose columns but the first hold numbers."""
+    """Make a table whose columns hold numbers, except the first."""
     table = Table(title=title, title_justify='left', box=SIMPLE_HEAD)
     table.add_column(first)
     for name in names:
@@ -83,7 +83,7 @@ def new_table(title: str, first: str, *names: str) -> Table:
 
 
 def inference_table(report: Benchmark, batch: int, size: int) -> Table:
-    """Times of one case, and speeds over the best of the counterpart."""
+    """Tabulate one case's times, and speeds over the counterpart's best."""
     rounds = len(report.of_case(batch, size)[0].seconds)
     table = new_table(
         f'Inference, batch {batch}, {size} x {size}, {rounds} rounds',
@@ -118,7 +118,7 @@ def parts_table(report: Benchmark, batch: int, size: int) -> Table:
 
 
 def memory_table(report: Benchmark) -> Table:
-    """What a prediction adds to the memory of a process, MiB."""
+    """Tabulate what a prediction adds to the memory of a process, MiB."""
     sizes = list(next(iter(report.memory.values())))
     table = new_table('Memory a prediction adds, MiB, batch 1', 'runner',
                       *(f'{s} x {s}' for s in sizes))
@@ -227,7 +227,7 @@ def plot_benchmark(report: Benchmark, path: str | Path) -> None:
 
 
 def draw_parts(axes, timings: list[Timing]) -> None:
-    """The parts of whole models, over their bars, with a legend."""
+    """Draw the parts of whole models as bars with a legend."""
     labelled = set()
     for row, timing in enumerate(timings):
         left = 0.

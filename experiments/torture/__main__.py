@@ -67,7 +67,7 @@ def main() -> None:
 
 def run_case(case: Case, seconds: float, in_time: bool
              ) -> tuple[list[str], list[str]]:
-    """One row of the table, and what went wrong."""
+    """Run a case; return its row of the table, and what went wrong."""
     budget, begin = Budget(seconds), time.monotonic()
     number, wrong = 0, ['not run, the time was up']
     if in_time:
@@ -87,7 +87,7 @@ def run_case(case: Case, seconds: float, in_time: bool
 
 
 def make_table(rows: list[list[str]], seconds: float) -> str:
-    """In Markdown, with the total time and where it was run."""
+    """Make the table in Markdown, with the total time and the machine."""
     lines = ['| ' + ' | '.join(COLUMNS) + ' |', '|---' * len(COLUMNS) + '|']
     lines += ['| ' + ' | '.join(row) + ' |' for row in rows]
     return '\n'.join(lines) + (

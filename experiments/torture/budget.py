@@ -29,7 +29,7 @@ class Budget:
         return time.monotonic() > self.end
 
     def each(self, faults: Iterable[T]) -> Iterator[T]:
-        """One after another while there is time; the first one always."""
+        """Yield one after another while time is left; always the first."""
         for number, fault in enumerate(faults):
             if number and self.over:
                 self.cut = True

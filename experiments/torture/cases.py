@@ -60,13 +60,13 @@ def fuzzed(fault: str, promise: str, times: int, seconds: int,
 
 def case(fault: str, promise: str, times: int, seconds: int,
          check: Callable) -> Case:
-    """Of a check that takes a budget by name."""
+    """Make a case of a check that takes a budget by name."""
     return Case(fault, promise, times, seconds,
                 lambda folder, budget: check(folder, budget=budget))
 
 
 def single(fault: str, promise: str, seconds: int, check: Callable) -> Case:
-    """Of a check that is one fault."""
+    """Make a case of a check that is one fault."""
     return Case(fault, promise, 1, seconds,
                 lambda folder, budget: check(folder))
 

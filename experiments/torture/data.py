@@ -33,12 +33,12 @@ EVALUATION = tuple(VAL_FAULTS)
 
 
 def make(folder: Path, kind: str) -> Path:
-    """A small data set in a folder of that name; returns it."""
+    """Make a small data set in a folder of that name; return the folder."""
     return MAKERS[kind](folder / kind)
 
 
 def configure(folder: Path, kind: str) -> None:
-    """my.py in the folder, which trains on it."""
+    """Write my.py, which trains on the data, into the folder."""
     with contextlib.chdir(folder):
         write_config(kind, kind, 'my.py', BASES[kind])
 
@@ -73,7 +73,7 @@ def check_training(folder: Path, faults: list[tuple[str, str]] = TRAINING,
 
 def check_evaluation(folder: Path, budget: Budget | None = None
                      ) -> tuple[int, list[str]]:
-    """Refused with the path, before there is a work dir."""
+    """Check that a fault is refused, by path, before there is a work dir."""
     budget, wrong = budget or Budget(), []
     for kind in budget.each(EVALUATION):
         place = folder / f'{kind}_val'

@@ -31,7 +31,7 @@ SLOW = 5.  # seconds; a file of a few kB takes less than one hundredth
 
 
 def mutate(data: bytes, rng: np.random.Generator, end: int = 0) -> bytes:
-    """A few bytes changed, cut out, doubled, or digits swapped."""
+    """Change, cut out or double a few bytes, or swap digits."""
     data = bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
         i = int(rng.integers(0, end or max(len(data), 1)))
@@ -91,7 +91,7 @@ def fuzz(read: Callable[[bytes], object], make: Callable[[int], bytes],
 
 def fuzz_apart(folder: Path, fuzzer: Callable, number: int, budget: Budget
                ) -> tuple[int, list[str]]:
-    """Fuzz in a process of its own, which may crash or hang.
+    """Run a fuzzer in a process of its own, which may crash or hang.
 
     Args:
         folder (Path): For its files.
@@ -122,7 +122,7 @@ def fuzz_apart(folder: Path, fuzzer: Callable, number: int, budget: Budget
 
 
 def peak_memory() -> float:
-    """Of this process, MB."""
+    """Return the peak memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -134,7 +134,7 @@ def small_net() -> nn.Module:
 
 def fuzz_packed(folder: Path, number: int, seed: int = 0,
                 budget: Budget | None = None) -> tuple[int, list[str]]:
-    """Packed files: half mutated anywhere, half in what their header says,
+    """Mutate packed files: half anywhere, half in what their header says,
     with the check sum that fits."""
     source, path = folder / 'source.safetensors', folder / 'x.safetensors'
     pack(small_net(), str(source))
@@ -165,7 +165,7 @@ def fuzz_packed(folder: Path, number: int, seed: int = 0,
 
 def fuzz_checkpoints(folder: Path, number: int, seed: int = 0,
                      budget: Budget | None = None) -> tuple[int, list[str]]:
-    """Checkpoints in torch's two formats, mutated, read and converted."""
+    """Mutate, read and convert checkpoints in torch's two formats."""
     rng = np.random.default_rng(seed)
     contents = []
     state = small_net().state_dict()
@@ -189,7 +189,7 @@ def fuzz_checkpoints(folder: Path, number: int, seed: int = 0,
 
 
 def reference_weights() -> dict[str, torch.Tensor]:
-    """A few entries as the authors name them."""
+    """Make a few entries with the authors' names."""
     weights = {
         'downsample1_1.encode_conv.weight': torch.randn(4, 3, 7, 7),
         'downsample1_1.encode_conv.alpha': torch.full((4, ), .1),
@@ -207,7 +207,7 @@ def reference_weights() -> dict[str, torch.Tensor]:
 
 def fuzz_converter(folder: Path, number: int, seed: int = 0,
                    budget: Budget | None = None) -> tuple[int, list[str]]:
-    """State dicts with mutated names, shapes, types and values."""
+    """Convert state dicts with mutated names, shapes, types and values."""
     rng = np.random.default_rng(seed)
     weights = reference_weights()
     alphabet = list('abcdefghijklmnopqrstuvwxyz0123456789._')

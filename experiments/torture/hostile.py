@@ -33,7 +33,7 @@ class Payload:
 
 
 def hostile_file(path: Path, mark: Path, good: dict, kind: str) -> None:
-    """A checkpoint that would make a mark.
+    """Write a checkpoint that would leave a mark if its code was executed.
 
     Args:
         path (Path): Of the file.
@@ -55,7 +55,7 @@ def hostile_file(path: Path, mark: Path, good: dict, kind: str) -> None:
 
 
 def paths_into_us(folder: Path, file: str) -> dict[str, list[str]]:
-    """Every way by which a tool reads a checkpoint: name -> command."""
+    """List every way by which a tool reads a checkpoint: name -> command."""
     out = str(folder / 'out')
     train = ['train.py', CONFIG, '--work-dir', out]
     options = ['--cfg-options', *SHORT]
@@ -101,7 +101,7 @@ def paths_into_us(folder: Path, file: str) -> dict[str, list[str]]:
 
 
 def good_checkpoint(folder: Path) -> dict:
-    """One to resume from, of the digits classifier."""
+    """Write a checkpoint of the digits classifier to resume from."""
     from mmengine.config import Config
 
     from mmqsdt.utils.build import build_model
@@ -116,7 +116,7 @@ def good_checkpoint(folder: Path) -> dict:
 
 
 def broken_files(good: dict) -> Iterator[tuple[str, Callable, str]]:
-    """(name, writes the file, words that its error must have)."""
+    """List broken files: name, function that writes it, words of its error."""
 
     def saved(change: Callable[[dict], dict | None]) -> Callable:
 
@@ -154,14 +154,14 @@ def broken_files(good: dict) -> Iterator[tuple[str, Callable, str]]:
 
 
 def bomb(path: Path) -> None:
-    """A megabyte that unpacks to a gigabyte."""
+    """Write a megabyte that unpacks to a gigabyte."""
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as file:
         file.writestr('archive/data.pkl', b'\0' * 2**30)
 
 
 def ways_and_kinds(ways: list[str] | None = None,
                    kinds: tuple[str, ...] = KINDS) -> list[tuple[str, str]]:
-    """What is given to the tools: all, or those named."""
+    """List what is given to the tools: all, or those named."""
     return [(way, kind)
             for way, kind in product(ways or paths_into_us(Path(), ''), kinds)
             if kind != 'config' or way in RESUMING]
@@ -196,7 +196,7 @@ def check_hostile(folder: Path, ways: list[str] | None = None,
 
 def files_and_tools(good: dict, folder: Path,
                     names: list[str] | None = None) -> list[tuple]:
-    """Broken files, all or those named, and the tools that get them."""
+    """List broken files, all or those named, and the tools that get them."""
     path, out = folder / 'broken.pth', folder / 'out'
     tools = (['train.py', CONFIG, '--work-dir', out, '--resume', path],
              ['train.py', CONFIG, '--work-dir', out, '--cfg-options',

@@ -29,7 +29,7 @@ from .training import (
 
 
 def reference(folder: Path, setting: str, inject=None) -> Path:
-    """The last checkpoint of the setting, never interrupted."""
+    """Return the last checkpoint of the setting, never interrupted."""
     path = folder / f'{setting}_whole' / SETTINGS[setting][2]
     if not path.exists():
         code = train(folder, setting, path.parent.name, inject=inject)
@@ -40,7 +40,7 @@ def reference(folder: Path, setting: str, inject=None) -> Path:
 
 def interrupt(folder: Path, setting: str, inject, expected: int
               ) -> list[str]:
-    """Interrupt a training, resume it, compare with the whole one.
+    """Break a training off, resume it, compare with the whole one.
 
     Returns:
         list[str]: What differs, and what else went wrong.
@@ -72,7 +72,7 @@ def resume(folder: Path, setting: str, work_dir: Path, whole: Path,
 
 def check_signals(folder: Path, setting: str, budget: Budget | None = None
                   ) -> tuple[int, list[str]]:
-    """SIGTERM and SIGINT in training, kill -9 there and in validation.
+    """Send SIGTERM and SIGINT in training, kill -9 there and in validation.
 
     The third SIGTERM comes in the last iteration of an epoch.
     """
@@ -95,7 +95,7 @@ def check_signals(folder: Path, setting: str, budget: Budget | None = None
 
 def check_writing(folder: Path, setting: str = 'epochs_ema',
                   budget: Budget | None = None) -> tuple[int, list[str]]:
-    """kill -9 at each moment of writing a checkpoint and its pointer."""
+    """Kill -9 at each moment of writing a checkpoint and its pointer."""
     budget, wrong = budget or Budget(), []
     for moment, which in budget.each(
             product(('half', 'fsync', 'replace'), (1, 2, 3, 4))):
@@ -106,7 +106,7 @@ def check_writing(folder: Path, setting: str = 'epochs_ema',
 
 def check_best(folder: Path, budget: Budget | None = None
                ) -> tuple[int, list[str]]:
-    """kill -9 while a better checkpoint takes the place of the best.
+    """Kill -9 while a better checkpoint replaces the best.
 
     Each epoch writes five files: its checkpoint and the pointer to it, the
     best, and the first two again, which then know of the best.
@@ -144,7 +144,7 @@ def check_best(folder: Path, budget: Budget | None = None
 
 def check_any_moment(folder: Path, number: int, setting: str = 'epochs_ema',
                      budget: Budget | None = None) -> tuple[int, list[str]]:
-    """kill -9 again and again at moments drawn at random, one training."""
+    """Kill -9 one training again and again at random moments."""
     budget = budget or Budget()
     whole = reference(folder, setting)
     work_dir = folder / 'interrupted'
@@ -170,7 +170,7 @@ def check_any_moment(folder: Path, number: int, setting: str = 'epochs_ema',
 
 
 def check_second_signal(folder: Path) -> tuple[int, list[str]]:
-    """A second SIGTERM ends the process at once."""
+    """Check that a second SIGTERM ends the process at once."""
 
     def inject() -> None:
         send_at(signal.SIGTERM, 'before_train_iter', 1)()
@@ -185,7 +185,7 @@ def check_second_signal(folder: Path) -> tuple[int, list[str]]:
 
 
 def check_full_disk(folder: Path) -> tuple[int, list[str]]:
-    """No file may grow beyond 1 MB: the second checkpoint fails."""
+    """Limit files to 1 MB: the second checkpoint fails."""
     whole = reference(folder, 'epochs')
     work_dir = folder / 'interrupted'
     shutil.rmtree(work_dir, ignore_errors=True)
@@ -208,7 +208,7 @@ def check_full_disk(folder: Path) -> tuple[int, list[str]]:
 
 def check_corrupt(folder: Path, budget: Budget | None = None
                   ) -> tuple[int, list[str]]:
-    """The last checkpoint is spoilt on the disk; the one before it serves."""
+    """Spoil the last checkpoint on the disk; the one before it serves."""
     budget = budget or Budget()
     whole = reference(folder, 'epochs')
     source = whole.parent
@@ -239,7 +239,7 @@ def check_corrupt(folder: Path, budget: Budget | None = None
 
 
 def resume_from_nothing(folder: Path, work_dir: Path) -> list[str]:
-    """All checkpoints are spoilt: one error, and no fresh start."""
+    """Spoil all checkpoints: one error, and no new training."""
     for path in work_dir.glob('*.pth'):
         path.write_bytes(b'')
     # As a training in this folder leaves it, not one in another.
@@ -253,7 +253,7 @@ def resume_from_nothing(folder: Path, work_dir: Path) -> list[str]:
 
 def check_same_seed(folder: Path, budget: Budget | None = None
                     ) -> tuple[int, list[str]]:
-    """Two runs with the same seed, with and without worker processes."""
+    """Run the same seed twice, with and without worker processes."""
     budget, wrong = budget or Budget(), []
     for setting in budget.each(('epochs', 'iterations_workers')):
         whole = reference(folder, setting)

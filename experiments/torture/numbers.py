@@ -71,7 +71,7 @@ def check_spoiled(folder: Path, what: str, policy: str) -> list[str]:
 
 
 def check_all_spoiled(folder: Path, budget: Budget) -> tuple[int, list[str]]:
-    """A layer and a gradient, under both policies."""
+    """Check a layer and a gradient under both policies."""
     wrong = []
     for what, policy in budget.each(
             product(('layer', 'gradient'), ('stop', 'skip'))):

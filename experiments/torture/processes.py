@@ -78,7 +78,7 @@ default_hooks = dict(logger=dict(interval=1))
 
 
 def settle(config: str, path: Path) -> None:
-    """Random weights whose batch norms know their inputs.
+    """Give a model random weights, and batch norms that know their inputs.
 
     Frozen as they start, hardly a spike would reach the deeper layers.
     """
@@ -95,7 +95,7 @@ def settle(config: str, path: Path) -> None:
 
 
 def write_configs(folder: Path) -> None:
-    """exact.py and short.py, and weights to start from."""
+    """Write exact.py and short.py, and weights to start from."""
     base = str(ROOT / 'configs/cls/qsdt_digits.py')
     teacher = str(ROOT / 'configs/cls/qsdt-ann_digits.py')
     settle(base, folder / 'student.pth')
@@ -113,7 +113,7 @@ def free_port() -> int:
 
 def become(rank: int, port: int, inject: Callable[[int], None] | None
            ) -> None:
-    """What torchrun does to a process that it starts."""
+    """Set what torchrun sets in a process that it starts."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2',
         MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
@@ -182,7 +182,7 @@ def run_one(folder: Path, tool: str, *args: str) -> list[str]:
 
 
 def scores(work_dir: Path) -> list[dict]:
-    """What the validations of a work dir found."""
+    """Return the scores of the validations of a work dir."""
     lines = [json.loads(line)
              for path in sorted(work_dir.glob('*/vis_data/scalars.json'))
              for line in path.read_text().splitlines()]
@@ -191,7 +191,7 @@ def scores(work_dir: Path) -> list[dict]:
 
 
 def furthest(first: Path, second: Path) -> tuple[float, float]:
-    """Greatest difference of weights, and of step sizes among them."""
+    """Return the largest difference of weights, and of step sizes."""
     a, b = (read_checkpoint(p)['state_dict'] for p in (first, second))
     if a.keys() != b.keys():
         raise ValueError(f'other keys: {a.keys() ^ b.keys()}')
@@ -203,7 +203,7 @@ def furthest(first: Path, second: Path) -> tuple[float, float]:
 
 def check_doubled_batch(folder: Path, budget: Budget | None = None
                         ) -> tuple[int, list[str]]:
-    """One process with twice the batch, two processes, and those resumed.
+    """Compare one process of twice the batch with two, also resumed.
 
     With FGD, SpikeMonitorHook and channels_last; and a test of nine images,
     of which a sampler gives one process five and the other four and a
@@ -233,7 +233,7 @@ def check_doubled_batch(folder: Path, budget: Budget | None = None
 
 
 def check_resume(folder: Path) -> list[str]:
-    """The two processes go on from their first epoch."""
+    """Check that two processes resume exactly from their first epoch."""
     (folder / 'again').mkdir()
     shutil.copy(folder / 'two/epoch_1.pth', folder / 'again')
     (folder / 'again/last_checkpoint').write_text('again/epoch_1.pth')
@@ -242,7 +242,7 @@ def check_resume(folder: Path) -> list[str]:
 
 
 def check_counting(folder: Path) -> list[str]:
-    """Each of nine images is in the results of two processes once."""
+    """Check that two processes count each of nine images once."""
     ended = run_two(folder, 'test.py', 'exact.py', 'two/epoch_2.pth',
                     '--work-dir', 'tested', '--out', 'out.pkl')
     log = (folder / 'log0.txt').read_text()
@@ -260,7 +260,7 @@ def check_counting(folder: Path) -> list[str]:
 
 
 def check_statistics(folder: Path) -> tuple[int, list[str]]:
-    """All processes validate the network that is in the checkpoint."""
+    """Check that all processes validate the network in the checkpoint."""
     write_configs(folder)
     wrong = train_two(folder, 'short.py', 'moving', inject=keep_statistics)
     wrong = wrong or run_one(folder, 'test.py', 'short.py',
@@ -296,7 +296,7 @@ def keep_statistics(rank: int) -> None:
 def check_death(folder: Path, victims: tuple[int, ...] = (0, 1),
                 seconds: float = 30.,
                 budget: Budget | None = None) -> tuple[int, list[str]]:
-    """Kill -9 either process: the other must end, by itself, with an error.
+    """Kill -9 either process: the other must end by itself, with an error.
 
     Args:
         victims (tuple[int]): The ranks to kill, one after the other.
@@ -326,7 +326,7 @@ def check_death(folder: Path, victims: tuple[int, ...] = (0, 1),
 
 
 def check_stop(folder: Path) -> tuple[int, list[str]]:
-    """SIGTERM to one process: both save, stop, and go on as if nothing was."""
+    """Send SIGTERM to one process: both save, stop, and resume exactly."""
     write_configs(folder)
     wrong = train_two(folder, 'short.py', 'whole')
 
@@ -360,7 +360,7 @@ class Fault(Hook):
 def check_torchrun(folder: Path, names: tuple[str, ...] = (
         'none', 'raised', 'killed'), budget: Budget | None = None
                    ) -> tuple[int, list[str]]:
-    """torchrun: trains; and its report names what happened first.
+    """Check that torchrun trains, and reports what happened first.
 
     Args:
         names (tuple[str]): Of the faults.
@@ -394,7 +394,7 @@ def check_torchrun(folder: Path, names: tuple[str, ...] = (
 
 def check_flexible(folder: Path, strategies: tuple[str, ...] = ('ddp', 'fsdp'),
                    budget: Budget | None = None) -> tuple[int, list[str]]:
-    """mmengine's FlexibleRunner: an epoch and a validation each."""
+    """Train an epoch and validate with mmengine's FlexibleRunner."""
     write_configs(folder)
     # A sharded parameter has no value to start a learned threshold from.
     (folder / 'short.py').write_text(_SHORT.format(

@@ -127,7 +127,7 @@ def soak(folder: Path, iterations: int, budget: Budget | None = None
 
 
 def check_soak(folder: Path, budget: Budget) -> tuple[int, list[str]]:
-    """5,000 iterations."""
+    """Train for 5,000 iterations."""
     found, wrong = soak(folder, 5000, budget)
     if found:
         files = ' to '.join(map(str, dict.fromkeys(
@@ -142,7 +142,7 @@ def check_soak(folder: Path, budget: Budget) -> tuple[int, list[str]]:
 def check_workers(folder: Path, points: tuple[str, ...] = (
         'after_train_iter', 'after_val_iter'),
                   budget: Budget | None = None) -> tuple[int, list[str]]:
-    """Kill -9 a worker of the training and of the validation loader.
+    """Kill -9 a worker of the training loader and of the validation loader.
 
     Args:
         points (tuple[str]): When, of mmengine's hook points.
@@ -165,7 +165,7 @@ def check_workers(folder: Path, points: tuple[str, ...] = (
 
 
 def kill_worker(point: str, iteration: int) -> None:
-    """Once, have the last child of this process, a worker, killed."""
+    """Kill the last child of this process, a worker, once."""
     real = os.kill
 
     def kill(pid: int, number: int) -> None:
@@ -177,6 +177,6 @@ def kill_worker(point: str, iteration: int) -> None:
 
 
 def ended(child: int) -> bool:
-    """Whether it can be waited for; it is left to be."""
+    """Tell whether a process has ended, without waiting for it."""
     return os.waitid(os.P_PID, child,
                      os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -75,7 +75,7 @@ SETTINGS = {
 
 
 def prepare(folder: Path) -> None:
-    """Four scenes, and two pictures of each digit, in data/digits."""
+    """Write four scenes and two pictures of each digit to data/digits."""
     from mmqsdt.data import prepare_digits
     prepare_digits(folder / 'data/digits', num_train=4, num_val=2,
                    progress=False)
@@ -180,7 +180,7 @@ def log_of(folder: Path) -> str:
 
 # Faults ---------------------------------------------------------------------
 def send_at(number: int, point: str, iteration: int) -> Callable[[], None]:
-    """Send this process a signal when a hook point of mmengine is reached.
+    """Signal this process when a hook point of mmengine is reached.
 
     Args:
         number (int): The signal.
@@ -203,7 +203,7 @@ def send_at(number: int, point: str, iteration: int) -> Callable[[], None]:
 
 
 def kill_while_writing(moment: str, which: int) -> Callable[[], None]:
-    """Kill -9 this process while it writes a file.
+    """Kill -9 this process in the middle of writing a file.
 
     Args:
         moment (str): 'half' of the data are written, or before 'fsync' or
@@ -272,7 +272,7 @@ def better_each_time() -> None:
 
 # Comparing ------------------------------------------------------------------
 def differences(a: object, b: object, where: str = '') -> list[str]:
-    """Where two nests of tensors and plain data are not equal, bit by bit."""
+    """List where two nests of tensors and plain data differ, bit for bit."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         same = a.dtype == b.dtype and torch.equal(a, b)
         return [] if same else [where]
@@ -290,7 +290,7 @@ def differences(a: object, b: object, where: str = '') -> list[str]:
 
 
 def compare(first: Path, second: Path) -> list[str]:
-    """What differs between two checkpoints that matters to a training."""
+    """List the differences of two checkpoints that matter to a training."""
     a, b = map(read_checkpoint, (first, second))
     found = [k for k in PARTS if (k in a) != (k in b)]
     for key in PARTS:

@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Write files so that they are complete or not there at all."""
 
 import os
 from pathlib import Path
@@ -9,20 +9,25 @@ PART = '.part'  # ends the name of a file that is being written
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old or the new.
+    """Write a file; a crash at any moment leaves the old or the new one.
 
-    The data go to ``<path>.part`` beside it, down to the disk, and then take
-    the name in one step.
+    The data are written to ``<path>.part`` and to the disk, and then renamed
+    in one step. A device or a pipe, such as /dev/stdout, is written to as it
+    is.
 
     Args:
         path (str | Path): The file; its folder is made.
-        data (bytes): All of it.
+        data (bytes): Its whole content.
 
     Raises:
         OSError: If the disk is full or cannot be written. The file under
             this name, if any, is what it was.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with open(path, 'wb') as file:
+            file.write(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
     try:
@@ -43,7 +48,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the new name survive a power cut, where that can be asked for."""
+    """Make a rename survive a power cut, where the system can do that."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows opens no folders

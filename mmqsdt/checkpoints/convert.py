@@ -1,4 +1,4 @@
-"""Weights published by the authors -> ours."""
+"""Convert the weights that the authors published to ours."""
 
 import re
 
@@ -44,7 +44,7 @@ _DEAD = re.compile(r'.*\.(init_state|act\.\w+)$')
 
 
 def convert_reference_key(key: str) -> str | None:
-    """Our name of an entry of the authors' classifier or backbone.
+    """Translate a key of the authors' classifier or backbone to ours.
 
     Returns:
         str | None: E.g. 'backbone.stages.0.downsample.conv.weight' or
@@ -74,7 +74,7 @@ def convert_reference_key(key: str) -> str | None:
 
 
 def is_reference_checkpoint(state_dict: dict[str, Tensor]) -> bool:
-    """Whether the keys are the authors' (possibly behind a prefix)."""
+    """Tell whether the keys are the authors', with or without a prefix."""
     return any(
         re.search(r'(^|\.)downsample1_1\.encode_conv\.', key)
         for key in state_dict)
@@ -99,9 +99,9 @@ def convert_reference_checkpoint(
         QSDTransformer and a SpikeLinearClsHead; or of the backbone.
 
     Raises:
-        ValueError: If a key is unknown, a step size has no weights or not
-            as many, or is not positive and finite and the layer has no equal
-            with a positive one.
+        ValueError: If a key is unknown, a step size has no weights or other
+            ones, is not finite, or is not positive and no positive one gives
+            the same weights.
     """
     converted, unknown = {}, []
     for key, value in state_dict.items():
@@ -123,7 +123,7 @@ def convert_reference_checkpoint(
         weight = converted.get(name.replace('.step_size', '.weight'))
         if weight is None:
             raise ValueError(f'{name} has no weight beside it: the '
-                             'checkpoint is not whole')
+                             'checkpoint is not complete')
         converted[name] = _positive_step_size(name, converted[name], weight)
     if backbone_only:
         converted = {
@@ -135,8 +135,11 @@ def convert_reference_checkpoint(
 
 
 def _positive_step_size(name: str, step: Tensor, weight: Tensor) -> Tensor:
-    """The authors never bound alpha: accept a negative one if |alpha| gives
-    the same weights, 4 bit, and refuse what never was trained."""
+    """Make a step size positive, and refuse one that was never trained.
+
+    The authors' alpha has no bound. A negative one is accepted if |alpha|
+    gives the same 4-bit weights.
+    """
     if not (step.is_floating_point() and weight.is_floating_point()) or \
             weight.dim() == 0 or step.shape != weight.shape[:1]:
         raise ValueError(
@@ -157,5 +160,5 @@ def _positive_step_size(name: str, step: Tensor, weight: Tensor) -> Tensor:
     if torch.allclose(quantize(step).nan_to_num(), quantize(positive),
                       rtol=0, atol=1e-6):
         return positive
-    raise ValueError(f'{name} has {int((step <= 0).sum())} step sizes that '
-                     'are not positive and have no positive equal')
+    raise ValueError(f'{name} has {int((step <= 0).sum())} step sizes <= 0 '
+                     'for which no positive one gives the same weights')

@@ -1,15 +1,25 @@
-"""Loading a checkpoint into a model, with every miss said."""
+"""Load a checkpoint into a model, and say what does not fit.
+
+Every loader asks :func:`fit` how the tensors of a file compare with those of
+a model. Loaders differ in what they accept: a backbone takes what matches,
+a model that is tested must be complete.
+"""
+
+from dataclasses import dataclass
 
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
-from ..layers.lsq import LSQWeight
+from ..layers.lsq import Bits, LSQWeight, width_name
+from ..utils.configs import config_names, tool_command
+from ..utils.shipped import resolve_weights
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
-from .packing import is_packed, load_packed
+from .packing import is_packed, load_packed, unpacked
 from .read import (
     check_finite,
     find_state_dict,
     read_checkpoint,
+    saved_meta,
     saved_widths,
 )
 
@@ -17,12 +27,45 @@ from .read import (
 NOT_OF_ANN = ('.step_size', '.log_threshold')
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How the tensors of a file compare with those of a model.
+
+    Attributes:
+        matched (list[str]): Keys in both, whatever the shape.
+        missing (list[str]): Keys of the model that the file lacks.
+        shapes (list[str]): Matched keys of different shapes, in words.
+    """
+    matched: list[str]
+    missing: list[str]
+    shapes: list[str]
+
+
+def fit(own: dict[str, Tensor], found: dict[str, Tensor]) -> Fit:
+    """Compare the state dict of a model with that of a file."""
+    matched = [key for key in own if key in found]
+    return Fit(
+        matched=matched,
+        missing=[key for key in own if key not in found],
+        shapes=[
+            f'{key} is {tuple(found[key].shape)} in the file, '
+            f'{tuple(own[key].shape)} in the model' for key in matched
+            if found[key].shape != own[key].shape
+        ])
+
+
+def expected_keys(own: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+    """Say which keys would match, of a file none of whose keys does."""
+    return (f'no key matches; expected keys such as {next(iter(own))!r}, '
+            f'got {next(iter(found), "none")!r}')
+
+
 def load_pretrained(module: nn.Module,
                     path: str,
                     prefix: str | None = None) -> None:
     """Load a checkpoint into a module and say how many keys matched.
 
-    Step sizes that the checkpoint lacks, or that are of codes of another
+    Step sizes that the checkpoint lacks, or that belong to codes of another
     width, are derived from its weights.
 
     Args:
@@ -37,7 +80,8 @@ def load_pretrained(module: nn.Module,
         ValueError: If no key matches, shapes differ, or a weight is not
             finite.
     """
-    content = read_checkpoint(path)
+    path = resolve_weights(path)
+    content = unpacked(path) if is_packed(path) else read_checkpoint(path)
     state_dict, widths = find_state_dict(content, path), saved_widths(content)
     if is_reference_checkpoint(state_dict):
         state_dict = convert_reference_checkpoint(state_dict)
@@ -51,49 +95,61 @@ def load_pretrained(module: nn.Module,
         for k, v in state_dict.items() if k.startswith(prefix)
     }
     for layer in other_widths(module, widths, prefix):
-        if module.get_submodule(layer).bits:  # else it is said to be unused
+        if module.get_submodule(layer).bits:  # a float layer reports it unused
             state_dict.pop(f'{layer}.step_size', None)
     own = module.state_dict()
-    matched = own.keys() & state_dict.keys()
     name = type(module).__name__
-    if not matched:
-        raise ValueError(
-            f'no key of {path} (prefix {prefix!r}) matches {name}; expected '
-            f'keys such as {next(iter(own))!r}, found '
-            f'{next(iter(state_dict), "none")!r}')
-    shapes = [
-        f'{k}: {tuple(state_dict[k].shape)} in the file, '
-        f'{tuple(own[k].shape)} in the model' for k in sorted(matched)
-        if state_dict[k].shape != own[k].shape
-    ]
-    if shapes:
+    found = fit(own, state_dict)
+    if not found.matched:
+        raise ValueError(f'{path} (prefix {prefix!r}) is not of {name}: '
+                         f'{expected_keys(own, state_dict)}')
+    if found.shapes:
         raise ValueError(f'{path} was made with another arch than this '
-                         f'{name} ({len(shapes)} shapes differ). First: '
-                         f'{shapes[0]}')
-    # Of step sizes the layers know better what is wrong.
-    check_finite(path, {k: state_dict[k] for k in matched
-                        if not k.endswith('step_size')},
-                 {k for k, _ in module.named_buffers()})
+                         f'{name} ({len(found.shapes)} shapes differ). '
+                         f'First: {found.shapes[0]}')
+    # A layer says more clearly what is wrong with its step size.
+    _check_finite(path, module, {k: state_dict[k] for k in found.matched
+                                 if not k.endswith('step_size')})
     missing, unexpected = module.load_state_dict(state_dict, strict=False)
-    derived = own.keys() - matched - set(missing)
-    message = f'{name}: {len(matched)} of {len(own)} keys loaded from {path}'
-    if derived:
-        message += f'; {len(derived)} step sizes derived from float weights'
-    if missing:
-        message += f'; MISSING {len(missing)}, e.g. {missing[0]}'
-    if unexpected:
-        message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
-    print_log(message, logger='current')
+    _say_loaded(path, own, unexpected, missing=missing,
+                derived=own.keys() - set(found.matched) - set(missing),
+                name=name)
 
 
-def other_widths(module: nn.Module, widths: dict[str, int],
+def other_neuron(model: nn.Module, found: dict) -> str:
+    """Say what to do where a checkpoint lacks only what learned neurons have.
+
+    Args:
+        model (nn.Module): Of any of the three frameworks.
+        found (dict): The state dict of the checkpoint.
+
+    Returns:
+        str: '' if it lacks other keys, too, or no learned threshold.
+    """
+    missing = [key for key in model.state_dict() if key not in found]
+    if not any(key.endswith('.log_threshold') for key in missing) or \
+            not all(key.endswith(NOT_OF_ANN) for key in missing):
+        return ''
+    if not any(key.endswith(NOT_OF_ANN) for key in found):
+        return (' as an ANN, and the config is that of a spiking network: '
+                f'{tool_command("calibrate")} makes the one of the other')
+    folder = dict(mmpretrain='cls', mmdet='det', mmseg='seg').get(
+        type(model).__module__.split('.')[0], '')
+    names = [name for name in config_names()
+             if name.startswith(folder) and '/qsdt-published_' in name]
+    return (' with the published neuron, whose threshold is fixed, and the '
+            "config has threshold='learned'. Configs of such checkpoints: "
+            f'{", ".join(names)}; or set threshold=0.25 in every neuron')
+
+
+def other_widths(module: nn.Module, widths: dict[str, Bits],
                  prefix: str = '') -> list[str]:
-    """Quantized layers whose checkpoint was saved with other bits.
+    """List quantized layers whose checkpoint was saved with other bits.
 
     Args:
         module (nn.Module): To load into.
-        widths (dict[str, int]): See :func:`saved_widths`.
-        prefix (str): What its layers' names have there besides.
+        widths (dict[str, int | str]): See :func:`saved_widths`.
+        prefix (str): Stands before the names of its layers in the file.
             Defaults to ''.
     """
     return [name for name, layer in module.named_modules()
@@ -117,57 +173,59 @@ def load_for_test(model: nn.Module, path: str) -> None:
     """
     while isinstance(getattr(model, 'module', None), nn.Module):
         model = model.module
+    path = resolve_weights(path)
     if is_packed(path):
         load_packed(model, path)
         return
     content = read_checkpoint(path)
     state_dict, widths = find_state_dict(content, path), saved_widths(content)
-    own = model.state_dict()
     others = other_widths(model, widths)
     if others:
         bits = model.get_submodule(others[0]).bits
         raise ValueError(
-            f'{path} was saved with {widths[others[0]]} bits of '
+            f'{path} was saved with {width_name(widths[others[0]])} of '
             f'{others[0]}.weight, the config says {bits or "float weights"}: '
             'take the weight_bits that it was trained with')
-    missing = [k for k in own if k not in state_dict]
-    if missing:
+    own = model.state_dict()
+    found = fit(own, state_dict)
+    if found.missing:
         raise ValueError(
-            f'{path} lacks {len(missing)} of the {len(own)} keys of this '
-            f'{type(model).__name__}, e.g. {missing[0]}: it was saved from '
-            'another config')
-    check_finite(path, {k: state_dict[k] for k in own},
-                 {k for k, _ in model.named_buffers()})
-    try:
-        unexpected = model.load_state_dict(state_dict, strict=False)[1]
-    except RuntimeError as error:
-        raise ValueError(f'{path} was saved from another config: '
-                         f'{str(error).splitlines()[1].strip()}') from None
-    steps = [k for k in unexpected if k.endswith('.step_size')
-             and k.replace('.step_size', '.weight') in own]
+            f'{path} lacks {len(found.missing)} of the {len(own)} keys of '
+            f'this {type(model).__name__}, e.g. {found.missing[0]}: it was '
+            'saved' + (other_neuron(model, state_dict)
+                       or ' from another config'))
+    if found.shapes:
+        raise ValueError(f'{path} was saved from another config '
+                         f'({len(found.shapes)} shapes differ). First: '
+                         f'{found.shapes[0]}')
+    steps = [k for k in state_dict if k.endswith('.step_size')
+             and k not in own and k.replace('.step_size', '.weight') in own]
     if steps:
         raise ValueError(
             f'{path} has quantized weights, {steps[0]} is one of '
             f'{len(steps)} step sizes, and the config has float ones '
             '(weight_bits=None)')
-    message = f'{len(own)} of {len(own)} keys loaded from {path}'
-    if unexpected:
-        message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
-    print_log(message, logger='current')
+    _check_finite(path, model, {k: state_dict[k] for k in own})
+    try:
+        unexpected = model.load_state_dict(state_dict, strict=False)[1]
+    except RuntimeError as error:
+        raise ValueError(f'{path} was saved from another config: '
+                         f'{str(error).splitlines()[1].strip()}') from None
+    _say_loaded(path, own, unexpected)
 
 
 def load_counterpart(model: nn.Module, path: str) -> dict:
     """Load the weights of an ANN counterpart into its spiking network.
 
-    Step sizes and learned thresholds, which the ANN has none of, are left
-    for :func:`mmqsdt.engine.calibrate.calibrate`.
+    Step sizes and learned thresholds, which the ANN lacks, are left to
+    :func:`mmqsdt.engine.calibrate.calibrate`.
 
     Args:
         model (nn.Module): The spiking network; filled in place.
         path (str): See :func:`load_state_dict`.
 
     Returns:
-        dict: What the checkpoint says of itself, its 'meta'.
+        dict: The checkpoint's 'meta'.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -181,32 +239,49 @@ def load_counterpart(model: nn.Module, path: str) -> dict:
     spiking = [k for k in state_dict if k.endswith(NOT_OF_ANN)]
     if spiking:
         raise ValueError(
-            f'{path} is of no ANN: it has {len(spiking)} step sizes and '
-            f'learned thresholds, e.g. {spiking[0]}. Expected is the '
-            'checkpoint of a training with weight_bits=None and '
-            "neuron=dict(type='ReLU'); to train a spiking network on, use "
+            f'{path} is of no ANN: expected a checkpoint trained with '
+            "weight_bits=None and neuron=dict(type='ReLU'), got one with "
+            f'{len(spiking)} step sizes and learned thresholds, e.g. '
+            f'{spiking[0]}. To go on training a spiking network, use '
             'load_from or --resume')
     own = {k: v for k, v in model.state_dict().items()
            if not k.endswith(NOT_OF_ANN)}
-    missing = [k for k in own if k not in state_dict]
-    shapes = [f'{k} is {tuple(state_dict[k].shape)} in the file, '
-              f'{tuple(own[k].shape)} in the model' for k in own
-              if k in state_dict and state_dict[k].shape != own[k].shape]
-    if missing or shapes:
-        first = shapes[0] if shapes else f'{missing[0]} is missing'
+    found = fit(own, state_dict)
+    if found.missing or found.shapes:
         raise ValueError(
             f'{path} is not of the ANN counterpart of this '
-            f'{type(model).__name__}: of {len(own)} entries {len(missing)} '
-            f'are missing and {len(shapes)} have other shapes. First: '
-            f'{first}. Train the ANN with the same config, with '
-            "weight_bits=None and neuron=dict(type='ReLU') in backbone, neck "
-            'and heads alike')
-    check_finite(path, {k: state_dict[k] for k in own},
-                 {k for k, _ in model.named_buffers()})
+            f'{type(model).__name__}: of {len(own)} entries '
+            f'{len(found.missing)} are missing and {len(found.shapes)} have '
+            f'other shapes. First: {first_fault(found)}. Train the ANN with '
+            'the same config, with weight_bits=None and '
+            "neuron=dict(type='ReLU') in backbone, neck and heads alike")
+    _check_finite(path, model, {k: state_dict[k] for k in own})
     unexpected = model.load_state_dict(state_dict, strict=False)[1]
-    message = f'{len(own)} of {len(own)} keys loaded from {path}'
+    _say_loaded(path, own, unexpected)
+    return saved_meta(content)
+
+
+def first_fault(found: Fit) -> str:
+    """Name the first tensor of another shape, or else the first missing."""
+    return (found.shapes or [f'{key} is missing' for key in found.missing])[0]
+
+
+def _check_finite(path: str, module: nn.Module,
+                  state_dict: dict[str, Tensor]) -> None:
+    check_finite(path, state_dict, {k for k, _ in module.named_buffers()})
+
+
+def _say_loaded(path: str, own: dict, unexpected: list[str], *,
+                missing: list[str] = (), derived: set[str] = frozenset(),
+                name: str = '') -> None:
+    """Log how many keys of a model were loaded, and all that were not."""
+    loaded = len(own) - len(missing) - len(derived)
+    message = f'{name}: ' if name else ''
+    message += f'{loaded} of {len(own)} keys loaded from {path}'
+    if derived:
+        message += f'; {len(derived)} step sizes derived from float weights'
+    if missing:
+        message += f'; MISSING {len(missing)}, e.g. {missing[0]}'
     if unexpected:
         message += f'; {len(unexpected)} not used, e.g. {unexpected[0]}'
     print_log(message, logger='current')
-    meta = content.get('meta') if isinstance(content, dict) else None
-    return meta if isinstance(meta, dict) else {}

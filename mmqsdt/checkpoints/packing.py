@@ -1,27 +1,32 @@
-"""Weights on disk at their true width: 2, 3, 4 or 8 bits a weight.
+"""Weights on disk at their true width: 1 to 8 bits, or 1.6, a weight.
 
 A packed file is a .safetensors file. Every LSQ layer has its codes there as
 ``<layer>.weight`` (uint8) and its ``<layer>.step_size``; everything else is
 as in the state dict. The metadata:
 
-- format, format_version: 'mmqsdt-packed', '1'
+- format, format_version: 'mmqsdt-packed', '1'; '2' if a layer has ternary
+  or 1-bit codes
 - config: text of the config, to be read by people; never executed
 - layers: JSON, layer -> bits, shape, coding
 - sha256: of all of the above and all tensors
 
 Codes are stored as code + 2^(bits-1), bit-packed without gaps in the order
-of the weight, the lowest bit first. Coding 'plain' is that stream of bytes;
-'huffman' is a zlib stream (RFC 1950) of it, made of literals only, where that
-is smaller: codes are not uniform. How much it saves depends on the weights,
-about a fifth of the codes if they are normally distributed. With plain codes
-a 4-bit 15M classifier is 7.1 times smaller than in float, because of its
-norms, biases and steps; it takes 6% of the codes saved to make that 7.5.
+of the weight, the lowest bit first; those of 1 bit, -1 and 1, as 0 and 1.
+Ternary codes, bits 'ternary', are stored as code + 1, five to a byte, the
+first the digit of 1, then those of 3, 9, 27 and 81. Coding 'plain' is that
+stream of bytes; 'huffman' is a zlib stream (RFC 1950) of it, made of literals
+only, where that is smaller: codes are not uniform. How much it saves depends
+on the weights, about a fifth of the codes if they are normally distributed.
+With plain codes a 4-bit 15M classifier is 7.1 times smaller than in float,
+because of its norms, biases and steps; it takes 6% of the codes saved to make
+that 7.5.
 """
 
 import hashlib
 import json
 import math
 import zlib
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +38,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..layers import LSQWeight
+from ..layers.lsq import BITS, Bits, code_values, code_width, width_name
 from .atomic import write_atomically
 from .read import check_finite
 
-FORMAT, VERSION = 'mmqsdt-packed', '1'
-WIDTHS = (2, 3, 4, 8)
+FORMAT, VERSIONS = 'mmqsdt-packed', ('1', '2')
+NEW_IN_2 = (1, 'ternary')
+POWERS = np.array([1, 3, 9, 27, 81], np.uint8)
 
 
 @dataclass
@@ -46,7 +53,7 @@ class PackedSize:
 
     Attributes:
         file (int): The file.
-        codes (int): Codes x bits / 8.
+        codes (int): Codes x bits / 8; a ternary one has 1.6.
         rest (int): The unquantised rest, step sizes included.
         unpacked (int): The float state dict of the same model.
     """
@@ -68,35 +75,49 @@ class PackedSize:
                 f'{self.unpacked:,} bytes of the float weights')
 
 
-def pack_codes(codes: Tensor, bits: int) -> bytes:
-    """Integer codes to a stream of bits, the lowest bit first.
+def pack_codes(codes: Tensor, bits: Bits) -> bytes:
+    """Integer codes to a stream of bits, or of trits; see above.
 
     Args:
-        codes (Tensor): int8, any shape, -2^(bits-1) .. 2^(bits-1) - 1.
-        bits (int): Width of a code.
+        codes (Tensor): int8, any shape, of the values of such bits.
+        bits (int | str): Width of a code.
     """
+    values = code_values(bits)
     unsigned = codes.flatten().cpu().numpy().astype(np.int16)
-    unsigned = (unsigned + 2**(bits - 1)).astype(np.uint8)
+    unsigned = ((unsigned - values[0]) // values.step).astype(np.uint8)
+    if bits == 'ternary':
+        unsigned = np.pad(unsigned, (0, -len(unsigned) % 5))
+        return (unsigned.reshape(-1, 5) * POWERS).sum(
+            1, dtype=np.uint8).tobytes()
     each = np.unpackbits(
         unsigned[:, None], axis=1, count=bits, bitorder='little')
     return np.packbits(each, bitorder='little').tobytes()
 
 
-def unpack_codes(packed: bytes, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """The codes that :func:`pack_codes` was given, int8, of this shape."""
-    count = math.prod(shape)
-    each = np.unpackbits(
-        np.frombuffer(packed, np.uint8),
-        count=count * bits,
-        bitorder='little')
-    unsigned = np.packbits(each.reshape(-1, bits), axis=1, bitorder='little')
-    codes = unsigned[:, 0].astype(np.int16) - 2**(bits - 1)
+def unpack_codes(packed: bytes, bits: Bits, shape: tuple[int, ...]) -> Tensor:
+    """Return the codes that :func:`pack_codes` was given, int8.
+
+    Raises:
+        ValueError: If a byte is none of five trits.
+    """
+    count, values = math.prod(shape), code_values(bits)
+    data = np.frombuffer(packed, np.uint8)
+    if bits == 'ternary':
+        if len(data) and data.max() >= 3**5:
+            raise ValueError(f'{data.max()} is no byte of five trits')
+        unsigned = (data[:, None] // POWERS % 3).reshape(-1)[:count]
+    else:
+        each = np.unpackbits(data, count=count * bits, bitorder='little')
+        unsigned = np.packbits(
+            each.reshape(-1, bits), axis=1, bitorder='little')[:, 0]
+    codes = unsigned.astype(np.int16) * values.step + values[0]
     return torch.from_numpy(codes.astype(np.int8)).reshape(shape)
 
 
-def packed_size(bits: int, shape: tuple[int, ...]) -> int:
-    """Bytes of so many bit-packed codes."""
-    return -(-math.prod(shape) * bits // 8)
+def packed_size(bits: Bits, shape: tuple[int, ...]) -> int:
+    """Bytes of so many packed codes."""
+    count = math.prod(shape)
+    return -(-count // 5) if bits == 'ternary' else -(-count * bits // 8)
 
 
 def _huffman(data: bytes) -> bytes:
@@ -106,7 +127,7 @@ def _huffman(data: bytes) -> bytes:
 
 
 def _huffman_decoded(data: bytes, size: int) -> bytes:
-    """The inverse, for a result of known size.
+    """Decompress a result of known size.
 
     Raises:
         ValueError: If that is not what the data are.
@@ -130,7 +151,7 @@ def _key(layer: str, entry: str) -> str:
 
 
 def quantized_layers(model: nn.Module) -> dict[str, LSQWeight]:
-    """The layers of a model that have integer codes, by path."""
+    """Return the layers of a model that have integer codes, by path."""
     return {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)
@@ -193,12 +214,13 @@ def pack(model: nn.Module,
         tensors[_key(name, 'weight')] = torch.frombuffer(
             bytearray(packed), dtype=torch.uint8)
         tensors[_key(name, 'step_size')] = step
-        codes_size += codes.numel() * layer.bits / 8
+        codes_size += codes.numel() * code_width(layer.bits) / 8
         codes_stored += len(packed)
     tensors = {k: v.cpu().contiguous().clone() for k, v in tensors.items()}
     metadata = dict(
         format=FORMAT,
-        format_version=VERSION,
+        format_version=VERSIONS[
+            any(layer['bits'] in NEW_IN_2 for layer in layers.values())],
         config=config,
         layers=json.dumps(layers, separators=(',', ':')))
     metadata['sha256'] = _checksum(tensors, metadata)
@@ -265,11 +287,11 @@ def read_packed(path: str) -> tuple[dict[str, Tensor], dict]:
     if metadata.get('format') != FORMAT:
         raise ValueError(f'{path} is a .safetensors file, but not of packed '
                          'weights; tools/pack.py writes those')
-    if metadata.get('format_version') != VERSION:
+    if metadata.get('format_version') not in VERSIONS:
         raise ValueError(f'{path} has format version '
                          f'{metadata.get("format_version")}, this mmqsdt '
-                         f'reads version {VERSION}: take the mmqsdt that '
-                         'wrote it, or a newer one')
+                         f'reads versions {" and ".join(VERSIONS)}: take '
+                         'the mmqsdt that wrote it, or a newer one')
     if not {'config', 'layers', 'sha256'} <= set(metadata) or \
             _checksum(tensors, metadata) != metadata['sha256']:
         raise ValueError(f'{path} was altered after it was packed: its '
@@ -306,8 +328,9 @@ def _codes(name: str, layer: object, tensors: dict[str, Tensor]) -> Tensor:
     if not isinstance(layer, dict):
         layer = {}
     bits, shape = layer.get('bits'), layer.get('shape')
-    if bits not in WIDTHS or not isinstance(shape, list) or not shape or \
-            not all(type(n) is int and n > 0 for n in shape):
+    if bits not in BITS or isinstance(bits, (bool, float)) or \
+            not isinstance(shape, list) or not shape or not all(
+                type(n) is int and n > 0 for n in shape):
         raise ValueError(f'layer {name} has bits {bits} and shape {shape}')
     packed = tensors.get(_key(name, 'weight'))
     if packed is None or packed.dtype != torch.uint8 or packed.dim() != 1:
@@ -326,6 +349,27 @@ def _codes(name: str, layer: object, tensors: dict[str, Tensor]) -> Tensor:
         raise ValueError(f'layer {name} has {len(data)} bytes of codes, its '
                          f'shape {shape} takes {size}')
     return unpack_codes(data, bits, tuple(shape))
+
+
+def unpacked(path: str) -> dict:
+    """Read a packed file as a checkpoint, its codes as float weights.
+
+    Args:
+        path (str): See :func:`read_packed`.
+
+    Returns:
+        dict: With a ``state_dict`` that notes the bits of each layer.
+    """
+    tensors, metadata = read_packed(path)
+    state_dict = OrderedDict(tensors)
+    state_dict._metadata = OrderedDict(
+        (name, dict(bits=layer['bits']))
+        for name, layer in metadata['layers'].items())
+    for name in metadata['layers']:
+        weight, step = _key(name, 'weight'), _key(name, 'step_size')
+        state_dict[weight] = latent_weight(state_dict[weight],
+                                           state_dict[step])
+    return dict(state_dict=state_dict)
 
 
 def load_packed(model: nn.Module, path: str) -> None:
@@ -373,8 +417,8 @@ def load_packed(model: nn.Module, path: str) -> None:
               logger='current')
 
 
-def _layer_text(bits: int, shape: tuple[int, ...]) -> str:
-    return f'{bits} bits, shape {tuple(shape)}'
+def _layer_text(bits: Bits, shape: tuple[int, ...]) -> str:
+    return f'{width_name(bits)}, shape {tuple(shape)}'
 
 
 def _differences(theirs: dict[str, str], mine: dict[str, str],

@@ -1,27 +1,54 @@
-"""Reading checkpoints: safely, and never with silent misses."""
+"""Read checkpoints safely, and say what is wrong with a file."""
 
 import argparse
+import os
 import re
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import BinaryIO
 
 import torch
 from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+from ..layers.lsq import Bits
+
 STATE_DICTS = ('state_dict', 'model')  # keys, ours and the authors'
 
 
-def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
+# What was read while reading_once holds: of one file, to spare memory.
+_kept: dict[tuple, object] | None = None
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Keep what is read of a checkpoint for whoever asks for it again.
+
+    Many ask what a file says before it is loaded: is it whole, does it fit,
+    which bits, which classes. Nobody may change what is kept.
+    """
+    global _kept
+    outer, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        _kept = outer
+
+
+def read_checkpoint(path: str, map_location: object = 'cpu',
+                    sums: bool = False) -> object:
     """Read all of a checkpoint without unpickling code.
 
     Args:
         path (str): See :func:`load_state_dict`.
         map_location: Where tensors go, as in ``torch.load``.
+        sums (bool): Compare the check sums that torch.save writes and
+            torch.load ignores. Defaults to False.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -32,53 +59,95 @@ def read_checkpoint(path: str, map_location: object = 'cpu') -> object:
         if not Path(local).is_file():
             folder = ': it is a folder' if Path(local).is_dir() else ''
             raise FileNotFoundError(f'no checkpoint at {path}{folder}')
+        state = os.stat(local)
+        key = (os.path.realpath(local), state.st_mtime_ns, state.st_size,
+               str(map_location))
+        for known in ((*key, True), (*key, sums)):
+            if _kept is not None and known in _kept:
+                return _kept[known]
         try:
-            if str(path).endswith('.safetensors'):
-                from safetensors.torch import load_file
-                return load_file(local)
-            _check_unpacked_size(local)
-            with torch.serialization.safe_globals(
-                    safe_checkpoint_classes()):
-                content = torch.load(
-                    local, map_location=map_location, weights_only=True)
-            _check_tensors(content, Path(local).stat().st_size)
-            return content
+            content = _read(local, map_location, sums)
         except SizeError as error:
             raise ValueError(f'{path} is no checkpoint as torch.save writes '
                              f'it: {error}') from None
         except (ModuleNotFoundError, torch.OutOfMemoryError):
             raise
+        except SumError as error:
+            raise ValueError(f'{path} is damaged: {error}') from None
         except Exception as error:
             # A damaged file fails in any way: EOFError, IndexError, ...
             raise ValueError(
                 f'{path} is not a checkpoint that can be loaded safely: '
                 f'{_why(local, error)}') from error
+        if _kept is not None:
+            _kept.clear()
+            _kept[(*key, sums)] = content
+        return content
+
+
+def _read(local: str, map_location: object, sums: bool) -> object:
+    """Open a file once and read it."""
+    if local.endswith('.safetensors'):
+        from safetensors.torch import load_file
+        return load_file(local)
+    with open(local, 'rb') as file:
+        _check_unpacked_size(file)
+        if sums:
+            check_sums(file)
+        file.seek(0)
+        with torch.serialization.safe_globals(safe_checkpoint_classes()):
+            content = torch.load(
+                file, map_location=map_location, weights_only=True)
+    _check_tensors(content, Path(local).stat().st_size)
+    return content
 
 
 class SizeError(ValueError):
-    """A file stands for more bytes than it has."""
+    """A file claims to hold more bytes than it has."""
 
 
-def _check_unpacked_size(local: str) -> None:
-    """Refuse a zip file of kilobytes that unpacks to gigabytes.
+class SumError(ValueError):
+    """A checksum does not match."""
+
+
+def check_sums(file: str | BinaryIO) -> None:
+    """Compare the checksums that torch.save writes: torch.load does not.
+
+    Raises:
+        SumError: If one does not match.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as entries:
+            broken = entries.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError,
+            NotImplementedError, RuntimeError) as error:
+        broken = str(error)
+    if broken:
+        raise SumError(f'the checksum of {broken} does not match')
+
+
+def _check_unpacked_size(file: BinaryIO) -> None:
+    """Refuse a small zip file that unpacks to a huge one.
 
     Raises:
         SizeError: If its entries are larger than the file; torch.save does
             not compress.
     """
-    with suppress(zipfile.BadZipFile), zipfile.ZipFile(local) as file:
-        unpacked = sum(entry.file_size for entry in file.infolist())
-        packed = Path(local).stat().st_size
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as entries:
+        unpacked = sum(entry.file_size for entry in entries.infolist())
+        packed = os.fstat(file.fileno()).st_size
         if unpacked > packed:
             raise SizeError(f'its {packed:,} bytes unpack to {unpacked:,}')
 
 
 def _check_tensors(content: object, size: int) -> None:
-    """Refuse tensors that stand for more values than a file has.
+    """Refuse tensors that claim more values than the file holds.
 
     Raises:
-        SizeError: If one, looked at, would take more memory than that, or
-            is no array of numbers at all.
+        SizeError: If a tensor would take more memory than the file has
+            bytes, or is no array of numbers at all.
     """
     nests, seen = [{'it': content}], set()
     while nests:
@@ -101,7 +170,7 @@ def _check_tensors(content: object, size: int) -> None:
 
 
 def _why(local: str, error: Exception) -> str:
-    """What is wrong with a file, in words of its user."""
+    """Say what is wrong with a file, in its user's words."""
     if not Path(local).stat().st_size:
         return 'it is empty'
     asked = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
@@ -140,9 +209,16 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
     return find_state_dict(read_checkpoint(path), path)
 
 
+def _state_dict_of(content: object, keys: tuple[str, ...]) -> object:
+    for key in keys:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            return content[key]
+    return content
+
+
 def find_state_dict(content: object, path: str,
                     keys: tuple[str, ...] = STATE_DICTS) -> dict[str, Tensor]:
-    """The tensors among what was read from a checkpoint.
+    """Return the tensors of a checkpoint that was read.
 
     Args:
         content (object): All of it.
@@ -152,10 +228,7 @@ def find_state_dict(content: object, path: str,
     Raises:
         ValueError: If there are none.
     """
-    for key in keys:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    content = _state_dict_of(content, keys)
     if not isinstance(content, dict):
         content = {}
     tensors = {k: v for k, v in content.items()
@@ -165,24 +238,28 @@ def find_state_dict(content: object, path: str,
     return tensors
 
 
-def saved_widths(content: object) -> dict[str, int]:
-    """Layers of a checkpoint and the bits of their weights, where it says so.
+def saved_meta(content: object) -> dict:
+    """Return the 'meta' of a checkpoint that was read; {} if it has none."""
+    meta = content.get('meta') if isinstance(content, dict) else None
+    return meta if isinstance(meta, dict) else {}
+
+
+def saved_widths(content: object) -> dict[str, Bits]:
+    """Return the layers of a checkpoint that note the bits of their weights.
 
     Args:
         content (object): All that was read from it.
     """
-    for key in STATE_DICTS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    content = _state_dict_of(content, STATE_DICTS)
     notes = getattr(content, '_metadata', None)
+    notes = notes if isinstance(notes, dict) else {}
     return {name: note['bits'] for name, note in notes.items()
-            if isinstance(note, dict) and isinstance(note.get('bits'), int)
-            } if isinstance(notes, dict) else {}
+            if isinstance(note, dict)
+            and isinstance(note.get('bits'), (int, str))}
 
 
 def safe_checkpoint_classes() -> list:
-    """Plain-data classes that honest checkpoints hold beside tensors."""
+    """List the classes of plain data that checkpoints hold beside tensors."""
     import numpy as np
     reconstruct = np.array(0).__reduce__()[0]
     dtypes = [type(np.dtype(t)) for t in (float, 'f4', int, 'i4', bool, 'u1')]
@@ -194,7 +271,7 @@ def safe_checkpoint_classes() -> list:
 
 
 def _history_statistic(cls: type, name: str) -> Callable:
-    """What a pickled HistoryBuffer asks of getattr, and nothing else."""
+    """Give a pickled HistoryBuffer its methods, and nothing else."""
     if cls is not HistoryBuffer or name not in ('min', 'max', 'current',
                                                 'mean'):
         raise UnpicklingError(f'getattr of {name!r} is not plain data')
@@ -203,13 +280,13 @@ def _history_statistic(cls: type, name: str) -> Callable:
 
 def check_finite(path: str, state_dict: dict[str, Tensor],
                  may_be_infinite: set[str] = frozenset()) -> None:
-    """Refuse weights that a diverged training left.
+    """Refuse the weights of a training that diverged.
 
     Args:
         path (str): Of the file, for the message.
         state_dict (dict[str, Tensor]): What was read from it.
-        may_be_infinite (set[str]): Keys, such as those of attention masks,
-            in which only a NaN is wrong.
+        may_be_infinite (set[str]): Keys that may hold infinite values, such
+            as attention masks, but no NaN.
 
     Raises:
         ValueError: If there is such a value; names the first.

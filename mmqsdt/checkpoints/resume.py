@@ -1,9 +1,7 @@
-"""Which checkpoint a training goes on from, and that reading it is safe."""
+"""Choose the checkpoint to resume from, and read it safely."""
 
 import os
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 from mmengine.config import Config
@@ -13,8 +11,12 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import load_from_local as load_unsafely
 from torch import nn
 
+from ..utils.shipped import SCHEME, resolve_weights
+from .fit import first_fault, fit, other_neuron
+from .packing import is_packed, unpacked
 from .read import (
     check_finite,
+    check_sums,
     find_state_dict,
     read_checkpoint,
     safe_checkpoint_classes,
@@ -24,34 +26,43 @@ STATE = 'mmqsdt'  # our entry in a checkpoint
 INTERRUPTED = 'interrupted.pth'
 # torch.load then unpickles no code, whatever its caller asks for.
 FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-# mmengine's list for files from elsewhere has a getattr that gives anything.
+# mmengine's own list of safe classes has a getattr that can return anything.
 UNSAFE_CLASSES = getattr(mmengine_checkpoint, 'get_torch_safe_globals', None)
 
 
 def load_from_local(filename: str, map_location: object = None) -> object:
-    """mmengine's loader of local files, without its unsafe second try.
+    """Load a local file as mmengine does, without its unsafe second try.
+
+    Packed weights, too, and those that ship, ``mmqsdt://NAME``.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or asks to execute code.
     """
-    content = read_checkpoint(os.path.expanduser(filename), map_location)
+    filename = os.path.expanduser(resolve_weights(filename))
+    if is_packed(filename):
+        return unpacked(filename)
+    content = read_checkpoint(filename, map_location)
     if isinstance(content, dict) and isinstance(content.get('meta'), dict):
-        # Runner.resume would run it as a Python config. Runners write 'cfg'.
+        # Runner.resume would execute 'config' as Python. Runners write 'cfg'.
         content['meta'].pop('config', None)
     return content
 
 
-def guard_loading(unsafe: bool = False) -> None:
-    """Have this process and its workers read checkpoints safely, or not.
+# Known as soon as a class of mmqsdt is built, whoever's tool it is.
+CheckpointLoader.register_scheme(SCHEME, load_from_local, force=True)
 
-    mmengine unpickles a checkpoint again without any protection when the
-    safe reading fails. Here the failure is the end, for every caller of
-    ``torch.load``: load_from, resume, init_cfg, downloads.
+
+def guard_loading(unsafe: bool = False) -> None:
+    """Make this process and its workers read checkpoints safely, or not.
+
+    When the safe way fails, mmengine unpickles a checkpoint again without
+    protection. This forbids it for every caller of ``torch.load``: load_from,
+    resume, init_cfg and downloads.
 
     Args:
-        unsafe (bool): Leave the frameworks as they are: whoever made the
-            file can then execute any code here. Defaults to False.
+        unsafe (bool): Leave the frameworks as they are: a checkpoint can
+            then execute any code here. Defaults to False.
     """
     if unsafe:
         os.environ.pop(FORCE_SAFE, None)
@@ -65,29 +76,29 @@ def guard_loading(unsafe: bool = False) -> None:
 
 
 def set_resume(cfg: Config, path: str, unsafe: bool = False) -> None:
-    """Have a config go on from a checkpoint.
+    """Make a config resume from a checkpoint.
 
     Args:
-        cfg (Config): Changed in place: load_from, resume and, where it does
-            not say, the seed of the training that goes on.
+        cfg (Config): Changed in place: load_from, resume and, unless it sets
+            a seed, the seed of the training that is resumed.
         path (str): Of the checkpoint; 'auto' takes the last good one of the
-            work dir, or starts afresh if there is none.
+            work dir, or starts a new training if there is none.
         unsafe (bool): See :func:`guard_loading`.
 
     Raises:
         FileNotFoundError: If there is no checkpoint at a path given.
-        ValueError: If it is none to resume from, or not on this machine;
-            with 'auto', if none of those in the work dir is.
+        ValueError: If it cannot be resumed from, or is not on this machine;
+            with 'auto', if that is so for all in the work dir.
     """
     if '://' in path and not unsafe:
         # mmengine would load it once more, and run what it has for a config.
-        raise ValueError(f'a training is resumed from a file of this machine, '
-                         f'not from {path}: fetch it first')
+        raise ValueError('expected a checkpoint on this machine to resume '
+                         f'from, got {path}: download it first')
     if path == 'auto':
         path = last_good_checkpoint(cfg.work_dir, unsafe)
         if path is None:
             print_log(f'--resume: no checkpoint in {cfg.work_dir} yet, '
-                      'training starts afresh', logger='current')
+                      'a new training starts', logger='current')
             cfg.resume = False
             return
     content = read_resumable(path, unsafe)
@@ -100,7 +111,7 @@ def set_resume(cfg: Config, path: str, unsafe: bool = False) -> None:
 
 
 def last_good_checkpoint(work_dir: str, unsafe: bool = False) -> str | None:
-    """The newest checkpoint of a work dir that can be resumed from.
+    """Find the newest checkpoint of a work dir that can be resumed from.
 
     Returns:
         str | None: Its path; None if there are no checkpoints at all.
@@ -118,7 +129,7 @@ def last_good_checkpoint(work_dir: str, unsafe: bool = False) -> str | None:
             print_log(f'SKIPPED: {error}', logger='current', level=30)
             continue
         if reasons:
-            print_log(f'Going on from {path} instead.', logger='current',
+            print_log(f'Resuming from {path} instead.', logger='current',
                       level=30)
         return path
     if candidates:
@@ -129,7 +140,7 @@ def last_good_checkpoint(work_dir: str, unsafe: bool = False) -> str | None:
 
 
 def find_checkpoint(path: str) -> str:
-    """A checkpoint file as given, or the last one of a work dir.
+    """Return a checkpoint file as given, or a work dir's latest one.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -140,21 +151,22 @@ def find_checkpoint(path: str) -> str:
             raise FileNotFoundError(f'no checkpoint in {path}: nothing was '
                                     'trained there yet')
         return found[0]
+    path = resolve_weights(path)
     if '://' not in path and not Path(path).is_file():
         raise FileNotFoundError(f'no checkpoint at {path}')
     return path
 
 
 def find_checkpoints(work_dir: str) -> list[str]:
-    """Checkpoints of a work dir, the newest first."""
+    """List the checkpoints of a work dir, the newest first."""
     folders, last = [Path(work_dir)], ''
     pointer = folders[0] / 'last_checkpoint'
     if pointer.is_file():
         text = pointer.read_bytes().decode(errors='replace').strip('\0 \n')
         last = Path(text).name
         if last != text:
-            # This folder may have been moved or copied; then the other one
-            # comes last. Or the hook has another out_dir.
+            # Either the hook has another out_dir, or this folder was moved or
+            # copied. So look here first, and then where it points to.
             folders.append(Path(text).parent)
     paths = []
     for folder in folders:
@@ -170,17 +182,18 @@ def find_checkpoints(work_dir: str) -> list[str]:
 
 
 def read_resumable(path: str, unsafe: bool = False) -> dict:
-    """Read a checkpoint of a training and see that it is whole.
+    """Read the checkpoint of a training and check that it is complete.
 
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it is damaged, asks to execute code, lacks what a
-            training needs to go on, or its weights are not finite.
+            resumed training needs, or its weights are not finite.
     """
     if unsafe:
         content = load_unsafely(path, 'cpu')
+        check_sums(path)
     else:
-        content = read_checkpoint(path)
+        content = read_checkpoint(path, sums=True)
     content = content if isinstance(content, dict) else {}
     lacking = [key for key in ('meta', 'state_dict', 'message_hub',
                                'optimizer')
@@ -189,36 +202,17 @@ def read_resumable(path: str, unsafe: bool = False) -> dict:
                 if not isinstance(content.get('meta', {}).get(key), int)]
     if lacking:
         raise ValueError(
-            f'{path} is no checkpoint to resume from, it has no '
-            f'{", ".join(lacking)}; weights alone are for load_from')
-    _check_sums(path)
+            f'{path} cannot be resumed from, it has no '
+            f'{", ".join(lacking)}; to start from weights alone, use '
+            'load_from')
     ours = content.get(STATE)
     infinite = ours.get('infinite', ()) if isinstance(ours, dict) else ()
     check_finite(path, find_state_dict(content, path), set(infinite))
     return content
 
 
-def _check_sums(path: str) -> None:
-    """torch.load does not compare the check sums that torch.save writes.
-
-    Raises:
-        ValueError: If one does not fit.
-    """
-    if '://' in path or not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as file:
-            broken = file.testzip()
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError,
-            NotImplementedError, RuntimeError) as error:
-        broken = str(error)
-    if broken:
-        raise ValueError(f'{path} is damaged: the check sum of {broken} does '
-                         'not fit')
-
-
 def check_fits(model: nn.Module, cfg: Config) -> None:
-    """Check that what a config loads is of its model, before it trains.
+    """Check that the checkpoint a config loads is of its model.
 
     Args:
         model (nn.Module): As built, possibly wrapped.
@@ -226,10 +220,10 @@ def check_fits(model: nn.Module, cfg: Config) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged; to resume, if any key or shape
-            differs; to start from, if nothing matches.
+        ValueError: If the file is damaged, if nothing matches, or, to resume,
+            if any key or shape differs.
     """
-    path = cfg.get('load_from')
+    path = resolve_weights(cfg.get('load_from') or '')
     if not path or '://' in path:
         return
     content = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
@@ -237,19 +231,17 @@ def check_fits(model: nn.Module, cfg: Config) -> None:
     found = {re.sub(r'^module\.', '', k): v for k, v in found.items()}
     model = getattr(model, 'module', model)
     own = model.state_dict()
-    shapes = [f'{k}: {tuple(found[k].shape)} in the file, '
-              f'{tuple(own[k].shape)} in the model'
-              for k in own if k in found and own[k].shape != found[k].shape]
-    missing = [k for k in own if k not in found]
+    compared = fit(own, found)
+    missing, shapes = compared.missing, compared.shapes
     name = type(model).__name__
     if len(missing) + len(shapes) == len(own):
         raise ValueError(f'{path} is of another model: none of the '
                          f'{len(own)} entries of this {name} is in it with '
                          f'the same shape, e.g. {next(iter(own))}')
     if cfg.resume and (shapes or missing):
-        first = shapes[0] if shapes else f'{missing[0]} is missing'
-        raise ValueError(
-            f'{path} was saved from another config: {len(shapes)} shapes '
-            f'differ and {len(missing)} of {len(own)} entries of this {name} '
-            f'are missing. First: {first}')
+        hint = '' if shapes else other_neuron(model, found)
+        raise ValueError(f'{path} was saved' + (
+            hint or f' from another config: {len(shapes)} shapes differ and '
+            f'{len(missing)} of {len(own)} entries of this {name} are '
+            f'missing. First: {first_fault(compared)}'))
     check_finite(path, found, {k for k, _ in model.named_buffers()})

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.dist import broadcast_object_list, init_dist, is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.runner import set_random_seed
@@ -33,21 +33,19 @@ from ..models.counterpart import counterpart_config
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from ..version import __version__
-from .common import load_config
-from .ending import command
+from .common import add_output, load_config, parse_output
+from .ending import ToolParser, command
 
 IMAGES = 64
 FILE = 'calibrated.pth'  # in the work dir of a training
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the spiking config')
     parser.add_argument(
         'ann', help='checkpoint of the ANN, or a work dir: its last')
-    parser.add_argument('out', help='file to write, a .pth')
+    add_output(parser, 'out', 'file to write, a .pth')
     parser.add_argument(
         '--images', type=int, default=IMAGES,
         help=f'how many, of the training data; default: {IMAGES}')
@@ -63,7 +61,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction,
         help='override config entries: key=value')
     parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
-    return parser.parse_args()
+    return parse_output(parser, 'out')
 
 
 def write_calibrated(cfg: Config, ann: str, out: str | Path,
@@ -125,9 +123,6 @@ def start_from_ann(cfg: Config, ann: str) -> None:
     if cfg.get('load_from'):
         raise ValueError('--from-ann and load_from are two starts of one '
                          f'training; leave out load_from={cfg.load_from!r}')
-    if cfg.launcher != 'none' and not torch.distributed.is_initialized():
-        init_dist(cfg.launcher,
-                  **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
     out = str(Path(cfg.work_dir) / FILE)
     done = error = None
     try:

@@ -4,7 +4,6 @@ Nothing is taken for granted because it can be imported: operators, passes,
 forms and integer kernels are run on a few numbers.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ from ..utils.frameworks import FRAMEWORKS
 from ..utils.text import read_text
 from ..utils.versions import TESTED_VERSIONS
 from ..version import __version__
+from .ending import ToolParser, command
 
 WORKS, ABSENT, BROKEN = 'works', 'absent', 'broken'
 COLORS = {WORKS: 'green', ABSENT: 'yellow', BROKEN: 'bold red'}
@@ -131,7 +131,7 @@ def check_libraries(required: tuple[str, ...] = ()) -> Iterator[Finding]:
 
 
 def check_extras() -> Iterator[Finding]:
-    """Packages that some tools need and most trainings do not."""
+    """Check packages that some tools need and most trainings do not."""
     for module, (name, extra, purpose) in EXTRAS.items():
         title = f'{name} ({purpose})'
         install = f'pip install "mmqsdt[{extra}]"'
@@ -159,7 +159,7 @@ def find_distribution(module: str) -> tuple[str, str | None]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, with its kind where it says nothing."""
+    """Return an error's first line, or its type where it has no text."""
     return (str(error).strip().split('\n')[0] or type(error).__name__)[:200]
 
 
@@ -193,7 +193,7 @@ def check_operators() -> Iterator[Finding]:
 
 
 def check_network() -> Iterator[Finding]:
-    """The smallest network, forward and backward, and in its three forms."""
+    """Run the smallest network forward, backward and in its three forms."""
     from ..deploy import FORMS, to_form
     from ..models import QSDTransformer
     with torch.random.fork_rng(devices=[]):
@@ -258,7 +258,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def check_integer_kernels() -> Iterator[Finding]:
-    """What the processor and PyTorch offer for 8-bit arithmetic."""
+    """Report what the processor and PyTorch offer for 8-bit arithmetic."""
     group = 'integer kernels'
     capability = torch.backends.cpu.get_cpu_capability()
     yield Finding(group, 'CPU', WORKS,
@@ -319,7 +319,7 @@ def check_data() -> Iterator[Finding]:
 
 
 def print_report(findings: list[Finding], console: Console) -> None:
-    """The findings as a table, and what they come to."""
+    """Print the findings as a table, and a summary."""
     table = Table(box=None, pad_edge=False, header_style='bold')
     for column in ('', 'status', 'detail', 'remedy'):
         table.add_column(column, overflow='fold')
@@ -344,9 +344,10 @@ def escape(text: str) -> str:
     return escape(text)
 
 
+@command
 def main() -> None:
     """Command line of ``tools/check_env.py`` and ``python -m mmqsdt``."""
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description='What of mmqsdt works on this machine. Exit status: 0 if '
         'nothing is broken, else 1.')
     parser.add_argument(

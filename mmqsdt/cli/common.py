@@ -17,9 +17,15 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-from ..checkpoints.resume import guard_loading
+from ..checkpoints.fit import load_for_test
+from ..checkpoints.read import reading_once
+from ..checkpoints.resume import find_checkpoint, guard_loading
+from ..data.questions import ask
 from ..data.sources import leaf_datasets
+from ..models.channels import check_channels
+from ..utils.build import build_model
 from ..utils.configs import find_config
+from ..utils.frameworks import check_framework, know_forks
 from .ending import is_from_mmqsdt, keep_traceback
 
 # Keys of our own tools that a config may lack.
@@ -42,12 +48,38 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='how several processes are started; pytorch: torchrun')
     parser.add_argument(
-        '--debug', action='store_true',
-        help='show the whole traceback of an error; any tool takes it')
+        '--verbose', action='store_true',
+        help='show all that goes to the log file: config, environment, '
+        'hooks, how weights were initialised, warnings of the libraries')
     # What torch.distributed.launch passes; torchrun sets the variable.
     parser.add_argument(
         '--local-rank', '--local_rank', type=int, default=0,
         help=argparse.SUPPRESS)
+
+
+def add_output(parser: argparse.ArgumentParser, name: str,
+               text: str) -> None:
+    """Add the file to write: the last argument, or ``--out``.
+
+    Args:
+        parser (ArgumentParser): Of the tool.
+        name (str): Of the entry that has it.
+        text (str): What it is.
+    """
+    # Not given, it leaves the option's value alone.
+    parser.add_argument(name, nargs='?', default=argparse.SUPPRESS,
+                        help=f'{text}; or --out')
+    parser.add_argument('--out', dest=name, metavar='FILE',
+                        help=argparse.SUPPRESS)
+
+
+def parse_output(parser: argparse.ArgumentParser, name: str
+                 ) -> argparse.Namespace:
+    """Read the command line of a tool that :func:`add_output` was given."""
+    args = parser.parse_args()
+    if getattr(args, name) is None:
+        parser.error(f'name the file to write, {name.upper()} or --out')
+    return args
 
 
 def runner_keys() -> set[str]:
@@ -63,6 +95,19 @@ def runner_keys() -> set[str]:
     return found
 
 
+def check_keys(cfg: Config) -> None:
+    """Refuse keys that nothing reads, where one is missing that looks alike.
+
+    Raises:
+        ValueError: Names both.
+    """
+    absent = set(signature(Runner.__init__).parameters) - set(cfg)
+    for key in set(cfg) - {*runner_keys(), *OUR_KEYS}:
+        for near in get_close_matches(key, absent, n=1, cutoff=0.8):
+            raise ValueError(f'the config has {key}, which nothing reads, '
+                             f'and no {near}: misspelt?')
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config, by path or shipped name, and merge the arguments.
 
@@ -71,11 +116,15 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config; suggests the nearest.
-        ValueError: If --cfg-options name a key that no config has.
+        ValueError: If --cfg-options name a key that no config has, the
+            config has one that is misspelt, or neck or heads do not fit the
+            backbone.
     """
     guard_loading(getattr(args, 'unsafe_load', False))
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    know_forks()
     cfg = Config.fromfile(find_config(args.config))
+    check_keys(cfg)
     if args.cfg_options:
         known = {*cfg, *runner_keys(), *OUR_KEYS}
         for key in args.cfg_options:
@@ -86,12 +135,39 @@ def load_config(args: argparse.Namespace) -> Config:
                 raise ValueError(f'--cfg-options {key}: the config has no '
                                  f'{top}{hint}')
         cfg.merge_from_dict(args.cfg_options)
+    check_channels(cfg.get('model') or {})
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = f'work_dirs/{Path(args.config).stem}'
     return cfg
+
+
+def load_model(cfg: Config, checkpoint: str,
+               part: str = 'test') -> tuple[nn.Module, str]:
+    """The trained model of a config, in eval mode; refused if it is another.
+
+    Args:
+        cfg (Config): Of any of the three frameworks.
+        checkpoint (str): Path of it or of packed weights, or a work dir: its
+            last.
+        part (str): Whose data will be read. Defaults to 'test'.
+
+    Returns:
+        tuple[nn.Module, str]: It, and the path of the checkpoint.
+
+    Raises:
+        ImportError: If the framework is not there.
+        OSError, ValueError: See :func:`ask` and :func:`load_for_test`.
+    """
+    check_framework(cfg)
+    path = find_checkpoint(checkpoint)
+    with reading_once():
+        ask(cfg, (part, ), path)
+        model = build_model(cfg)
+        load_for_test(model, path)
+    return model, path
 
 
 def draw_predictions(cfg: Config, out_dir: str | None, number: int | None,
@@ -149,7 +225,8 @@ def check_length(cfg: Config) -> None:
     """
     for name in ('max_epochs', 'max_iters'):
         length = (cfg.get('train_cfg') or {}).get(name, 1)
-        if isinstance(length, bool) or length != int(length) or length < 1:
+        if not isinstance(length, (int, float)) or isinstance(
+                length, bool) or length != int(length) or length < 1:
             raise ValueError(f'train_cfg.{name} must be a whole number from '
                              f'1 on, got {length!r}: nothing would be '
                              'trained')

@@ -3,7 +3,6 @@
     python tools/convert_checkpoint.py THEIRS.pth OURS.pth [--backbone-only]
 """
 
-import argparse
 from io import BytesIO
 
 import torch
@@ -11,20 +10,19 @@ import torch
 from ..checkpoints.atomic import write_atomically
 from ..checkpoints.convert import convert_reference_checkpoint
 from ..checkpoints.read import check_finite, load_state_dict
-from .ending import command
+from .common import add_output, parse_output
+from .ending import ToolParser, command
 
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('src', help='their .pth (classifier or backbone)')
-    parser.add_argument('dst', help='where ours is written')
+    add_output(parser, 'dst', 'where ours is written')
     parser.add_argument(
         '--backbone-only', action='store_true',
         help='drop the classification head and the prefix "backbone."')
-    args = parser.parse_args()
+    args = parse_output(parser, 'dst')
     theirs = load_state_dict(args.src)
     ours = convert_reference_checkpoint(theirs, args.backbone_only)
     check_finite(args.src, ours)

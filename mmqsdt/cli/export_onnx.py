@@ -6,20 +6,18 @@
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from torch import Tensor, nn
 
-from ..checkpoints.fit import load_for_test
-from ..checkpoints.resume import find_checkpoint
-from ..data.questions import ask
-from ..data.sources import check_data
-from ..utils.build import build_model, input_channels, load_batches
-from ..utils.frameworks import check_framework
-from .common import load_config
-from .ending import command
+from ..data.classes import can_be_looked_at, dataset_meta
+from ..data.sources import check_data, leaf_datasets
+from ..utils.build import input_channels, load_batches
+from .common import add_output, load_config, load_model, parse_output
+from .ending import ToolParser, command
 
 RECIPE = """run it:
     import onnxruntime
@@ -28,14 +26,12 @@ RECIPE = """run it:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
         'a work dir: its last')
-    parser.add_argument('out', help='file to write, .onnx')
+    add_output(parser, 'out', 'file to write, .onnx')
     parser.add_argument(
         '--form', choices=('integer', 'float'), default='integer',
         help='integer codes and counts, fused by ONNX Runtime; or float, as '
@@ -61,7 +57,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction,
         help='override config entries: key=value')
     parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
-    return parser.parse_args()
+    return parse_output(parser, 'out')
 
 
 def load_images(cfg: Config, model: nn.Module,
@@ -77,6 +73,28 @@ def load_images(cfg: Config, model: nn.Module,
             images = model.data_preprocessor(batch, False)['inputs'][:2]
             return images.float(), 'test images'
     return torch.randn(2, input_channels(model), *size), 'random images'
+
+
+def picture_facts(cfg: Config) -> dict[str, str]:
+    """What the test data do to the size of a picture, and their classes."""
+    facts = {}
+    dataset = next(leaf_datasets(
+        (cfg.get('test_dataloader') or {}).get('dataset')), None)
+    if dataset is None:
+        return facts
+    steps = [
+        {key: step[key] for key in ('type', 'scale', 'keep_ratio', 'edge',
+                                    'crop_size', 'size') if key in step}
+        for step in dataset.get('pipeline') or []
+        if not step['type'].split('.')[-1].startswith(('Load', 'Pack'))]
+    for step in steps:
+        step['type'] = step['type'].split('.')[-1]
+    facts['steps'] = json.dumps(steps)
+    if can_be_looked_at(dataset):
+        classes = dataset_meta(cfg).get('classes')
+        if classes:
+            facts['classes'] = json.dumps(list(classes))
+    return facts
 
 
 @command
@@ -96,11 +114,7 @@ def main() -> None:
         opset=args.opset, normalise=args.normalise)
     Options(**options, size=args.size or (224, 224))  # before any work
     cfg = load_config(args)
-    check_framework(cfg)
-    checkpoint = find_checkpoint(args.checkpoint)
-    ask(cfg, ('test', ), checkpoint)
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
+    model, checkpoint = load_model(cfg, args.checkpoint)
     images, what = load_images(cfg, model, args.size)
     if args.static:
         images = images[:1]
@@ -108,7 +122,7 @@ def main() -> None:
     files = export_onnx(
         model, args.out, options,
         dict(config=Path(args.config).name,
-             checkpoint=Path(checkpoint).name))
+             checkpoint=Path(checkpoint).name, **picture_facts(cfg)))
     report = compare_onnx(model, images, options)
     for file in files:
         print(f'written: {file}, {file.stat().st_size / 2**20:.1f} MiB, '

@@ -11,24 +11,22 @@ import torch
 from mmengine.config import DictAction
 
 from ..checkpoints.atomic import write_atomically
-from ..checkpoints.fit import load_for_test
 from ..checkpoints.packing import load_packed, pack
 from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
 from ..utils.build import build_model
 from ..utils.frameworks import check_framework
-from .common import load_config
-from .ending import command
+from .common import add_output, load_config, load_model, parse_output
+from .ending import ToolParser, command
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'src', help='path of the checkpoint, or a work dir: its last; with '
         '--unpack: packed weights')
-    parser.add_argument('dst', help='file to write')
+    add_output(parser, 'dst', 'file to write')
     parser.add_argument(
         '--unpack', action='store_true', help='packed weights to a .pth')
     parser.add_argument(
@@ -39,26 +37,27 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction,
         help='override config entries: key=value')
     parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
-    return parser.parse_args()
+    return parse_output(parser, 'dst')
 
 
 @command
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    check_framework(cfg)
     suffix = '.pth' if args.unpack else '.safetensors'
     if not args.dst.endswith(suffix):
         raise ValueError(f'the file to write must end in {suffix}, got '
                          f'{args.dst}')
-    src = find_checkpoint(args.src)
-    model = build_model(cfg)
     if args.unpack:
+        check_framework(cfg)
+        src = find_checkpoint(args.src)
+        ask(cfg, ('test', ), src)
+        model = build_model(cfg)
         load_packed(model, src)
         content = BytesIO()
         torch.save(dict(state_dict=model.state_dict()), content)
         write_atomically(args.dst, content.getbuffer())
     else:
-        load_for_test(model, src)
+        model, _ = load_model(cfg, args.src)
         print(pack(model, args.dst, cfg.pretty_text, args.huffman))
     print(f'written: {args.dst}')

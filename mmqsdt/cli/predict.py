@@ -1,5 +1,6 @@
 """Predict on pictures: drawings, and predictions.json beside them.
 
+    python tools/predict.py det/qsdt_maskrcnn_digits scene.jpg
     python tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ --out DIR
 """
 
@@ -8,38 +9,31 @@ import json
 from pathlib import Path
 
 from mmengine.config import DictAction
-from mmengine.device import get_device
 
 from ..checkpoints.atomic import write_text
-from ..checkpoints.fit import load_for_test
-from ..checkpoints.packing import is_packed
-from ..checkpoints.resume import find_checkpoint
-from ..data.questions import ask
-from ..data.saved import saved_classes, saved_meta
-from ..deploy import ENCODINGS, FORMS, to_form
-from ..engine.predict import (
-    Predictor,
-    find_others,
-    find_pictures,
-    predict_pictures,
-)
-from ..utils.build import build_model
-from ..utils.frameworks import check_framework
+from ..checkpoints.resume import find_checkpoint, find_checkpoints
+from ..deploy import ENCODINGS, FORMS
+from ..engine.load import build_predictor
+from ..engine.predict import find_others, find_pictures, predict_pictures
+from ..engine.quiet import quiet
+from ..utils.shipped import shipped_weights
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
+
+WEIGHTS = ('.pth', '.pt', '.ckpt', '.safetensors')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config, or its name')
     parser.add_argument(
-        'checkpoint', help='path of the checkpoint or of packed weights, or '
-        'a work dir: its last')
+        'paths', nargs='+', metavar='[checkpoint] pictures',
+        help='a checkpoint, packed weights or a work dir, unless the weights '
+        'that ship with the config are to be taken; then pictures, or '
+        'folders of them')
     parser.add_argument(
-        'pictures', nargs='+', help='files, or folders of pictures')
-    parser.add_argument('--out', required=True, help='folder of the results')
+        '--out', default='predictions',
+        help='folder of the results; default: %(default)s')
     parser.add_argument(
         '--inference', choices=FORMS, default='float',
         help='form of the model: float as trained; integer codes and counts; '
@@ -49,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         help='how --inference spikes carries a count; '
         f'default: {ENCODINGS[0]}')
     parser.add_argument(
-        '--device', default=get_device(), help='default: %(default)s')
+        '--device', help='such as cuda:0; default: the best there is')
     parser.add_argument(
         '--score-thr', type=float, default=0.5,
         help='detections below it are not drawn; default: 0.5')
@@ -63,17 +57,28 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build_predictor(args: argparse.Namespace) -> Predictor:
-    cfg = load_config(args)
-    check_framework(cfg)
-    checkpoint = find_checkpoint(args.checkpoint)
-    ask(cfg, ('test', ), checkpoint)
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
-    model = to_form(model, args.inference, args.encoding)
-    saved = None if '://' in checkpoint or is_packed(checkpoint) else \
-        saved_classes(saved_meta(checkpoint))
-    return Predictor(cfg, model, args.device, args.score_thr, saved)
+def is_checkpoint(path: str, others: bool) -> bool:
+    """Return whether a path is no picture, nor a folder of them."""
+    if not Path(path).is_dir():
+        return '://' in path or path.endswith(WEIGHTS)
+    # An empty work dir: what is wrong with it is said where it is read.
+    return bool(find_checkpoints(path)) or others and not any(
+        each.is_file() for each in Path(path).iterdir())
+
+
+def split_paths(paths: list[str]) -> tuple[str | None, list[str]]:
+    """Tell the checkpoint from the pictures among the paths.
+
+    Raises:
+        ValueError: If no picture is named.
+    """
+    first, *others = paths
+    if not is_checkpoint(first, bool(others)):
+        return None, paths
+    if not others:
+        raise ValueError(f'{first} is a checkpoint; name pictures, or '
+                         'folders of them, as well')
+    return first, others
 
 
 @command
@@ -83,13 +88,19 @@ def main() -> None:
     if args.max_side < 1:
         raise ValueError(f'--max-side must be positive, got '
                          f'{args.max_side}')
-    paths = find_pictures(args.pictures)
+    checkpoint, pictures = split_paths(args.paths)
+    paths = find_pictures(pictures)
     if out_dir.resolve() in {p.resolve().parent for p in paths}:
         raise ValueError(f'--out {out_dir} is a folder of the pictures, '
                          'which drawings could replace; name another')
+    checkpoint = find_checkpoint(
+        checkpoint or str(shipped_weights(args.config).path))
     out_dir.mkdir(parents=True, exist_ok=True)
-    predictor = build_predictor(args)
-    if others := find_others(args.pictures):
+    with quiet():
+        predictor = build_predictor(
+            load_config(args), checkpoint, args.inference, args.encoding,
+            args.device, args.score_thr)
+    if others := find_others(pictures):
         print('left out, not of a known kind:', *others[:5],
               *([f'and {len(others) - 5} more'] if others[5:] else []))
     results = []
@@ -107,7 +118,7 @@ def main() -> None:
 
 
 def summary(result: dict, score_thr: float) -> str:
-    """A few words on a result."""
+    """Summarize a result in a few words."""
     if 'error' in result:
         return f'NO RESULT, {result["error"]}'
     if 'instances' in result:

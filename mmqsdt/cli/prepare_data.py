@@ -11,27 +11,27 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from rich.console import Console
 
-from ..checkpoints.atomic import write_text
+from ..checkpoints.atomic import write_atomically, write_text
 from ..data.classes import check_names
 from ..data.layout import KINDS
 from ..utils.configs import tool_command
 from ..utils.text import read_lines
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 
 HUGGINGFACE = ('imagenet', 'ade20k', 'coco')
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     add_digits(commands)
     add_check(commands)
@@ -86,6 +86,11 @@ def add_config(commands: argparse._SubParsersAction) -> None:
     add('--out', required=True, help='the config to write, .py')
     add('--base', help='config to start from: path or name; the default is '
         'a large one of the task')
+    add('--no-fit', dest='fit', action='store_false',
+        help='leave arch, size of images, batch, length and learning rate as '
+        'they are in the base, instead of fitting them to the data and this '
+        'machine')
+    add('--force', action='store_true', help='replace a config that is there')
     add_classes(config)
     config.set_defaults(run=make_config)
 
@@ -173,14 +178,42 @@ def check_data(args: argparse.Namespace) -> None:
 
 def make_config(args: argparse.Namespace) -> None:
     """Write a config and say how to go on."""
+    from ..data.layout import find_parts
     from ..data.own_data import write_config
-    cfg = write_config(args.kind, args.path, args.out, args.base,
-                       read_classes(args), args.ignore_zero)
+    from ..engine.recipe import fit_config, refuse_empty
+    classes = read_classes(args)
+    parts = find_parts(args.kind, args.path, classes, args.ignore_zero)
+    refuse_empty(parts)
+    with replaced(Path(args.out), args.force):
+        cfg = write_config(args.kind, args.path, args.out, args.base,
+                           classes, args.ignore_zero)
+        recipe = fit_config(args.out, cfg, parts[0]) if args.fit else None
+    cfg = Config.fromfile(args.out)
     classes = cfg.metainfo.classes
     check, train = map(tool_command, ('prepare_data', 'train'))
-    print(f'{args.out}: {len(classes)} classes, {", ".join(classes)}\n'
-          f'  check the data: {check} check {args.out}\n'
+    print(f'{args.out}: {len(classes)} classes, {", ".join(classes)}')
+    if recipe:
+        print('  fitted to the data and this machine: arch '
+              f'{recipe.arch}, batch {recipe.batch}; the file has the reasons')
+    print(f'  check the data: {check} check {args.out}\n'
           f'  train:          {train} {args.out}')
+
+
+@contextmanager
+def replaced(path: Path, force: bool) -> Iterator[None]:
+    """Have a file written anew; all is as it was if that fails."""
+    there = path.exists()
+    before = path.read_bytes() if force and path.is_file() else None
+    if before is not None:
+        path.unlink()
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            write_atomically(path, before)
+        elif not there:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -15,16 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..checkpoints.atomic import write_text
-from ..checkpoints.fit import load_for_test
-from ..checkpoints.packing import pack
-from ..checkpoints.read import read_checkpoint
+from ..checkpoints.packing import is_packed, pack
+from ..checkpoints.read import reading_once
 from ..checkpoints.resume import find_checkpoint
-from ..utils.build import build_model
-from ..utils.frameworks import FRAMEWORKS, check_framework
+from ..data.saved import saved_meta
+from ..utils.frameworks import FRAMEWORKS
 from ..utils.text import read_json, read_text
 from ..version import __version__
-from .common import load_config
-from .ending import command
+from .common import load_config, load_model
+from .ending import ToolParser, command
 from .zoo import describe_backbone, describe_data
 
 TEMPLATE = Path(__file__).parent / 'templates/model_card.md'
@@ -101,8 +100,9 @@ def publish(cfg: Config,
         raise FileExistsError(f'{card} is there already, perhaps with words '
                               'of yours; --force replaces it')
     results = describe_scores(scores)
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
+    with reading_once():
+        model, _ = load_model(cfg, checkpoint)
+        meta = {} if is_packed(checkpoint) else saved_meta(checkpoint)
     check_finite(model)
     cfg = cleaned(cfg)
     out.mkdir(parents=True, exist_ok=True)
@@ -119,22 +119,15 @@ def publish(cfg: Config,
     unnamed.replace(weights)
     write_text(out / 'config.py', cfg.pretty_text)
     write_text(card, write_card(
-        cfg, model, read_meta(checkpoint), name=name, license=license,
+        cfg, model, meta, name=name, license=license,
         weights=weights.name, bytes=f'{weights.stat().st_size:,}',
         sha256=sha256, results=results))
     return Published(weights, card, out / 'config.py', sha256,
                      Path(checkpoint).stat().st_size, weights.stat().st_size)
 
 
-def read_meta(checkpoint: str) -> dict:
-    """What a checkpoint says of its training: epoch, iter; {} if nothing."""
-    content = read_checkpoint(checkpoint)
-    meta = content.get('meta') if isinstance(content, dict) else None
-    return meta if isinstance(meta, dict) else {}
-
-
 def cleaned(cfg: Config) -> Config:
-    """A copy without what belongs to a run and its machine."""
+    """Copy a config without what belongs to one run and its machine."""
     content = cfg.to_dict()
     for entry in RUN_ENTRIES:
         content.pop(entry, None)
@@ -183,19 +176,20 @@ def describe_scores(path: str | None) -> str:
 
 def write_card(cfg: Config, model: nn.Module, meta: dict,
                **entries: str) -> str:
-    """The model card.
+    """Write the model card.
 
     Args:
         cfg (Config): Config of the model.
         model (nn.Module): The model.
-        meta (dict): See :func:`read_meta`.
+        meta (dict): What the checkpoint says of its training.
         **entries (str): What else the template names.
     """
     extra, task = FRAMEWORKS[cfg.default_scope]
     size, bits, spikes = describe_backbone(cfg.model.backbone)
     data = describe_data(cfg.train_dataloader.dataset)
     kind = 'An ANN' if spikes == 'ReLU' else 'A spiking network'
-    width = 'float' if bits == 'float' else f'{bits} bits'
+    width = f'{bits} bits' if bits.isdigit() and bits != '1' else bits
+    width = {'1': '1 bit', 'ternary': 'ternary codes'}.get(width, width)
     tags = ['spiking-neural-network'] * (spikes != 'ReLU') \
         + ['quantization'] * (bits != 'float') + [cfg.default_scope]
     return Template(read_text(TEMPLATE)).substitute(
@@ -241,9 +235,7 @@ def describe_training(cfg: Config, meta: dict) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config, or its name')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint, or a work dir: its last')
@@ -271,7 +263,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    check_framework(cfg)
     done = publish(
         cfg, find_checkpoint(args.checkpoint), args.out,
         args.name or Path(args.config).stem, args.license, args.scores,

@@ -13,12 +13,19 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..checkpoints.fit import load_for_test
+from ..checkpoints.read import reading_once
 from ..checkpoints.resume import find_checkpoint
 from ..data.check import refuse_faults
 from ..data.questions import ask
+from ..data.skip import watch_labels
 from ..data.sources import check_data
 from ..deploy import ENCODINGS, FORMS, to_form
-from ..engine.distributed import join_processes, name_lost_workers
+from ..engine.distributed import (
+    ends_together,
+    join_processes,
+    name_lost_workers,
+)
+from ..engine.quiet import build_runner, quiet
 from ..utils.frameworks import check_framework
 from .common import (
     add_common_arguments,
@@ -27,13 +34,11 @@ from .common import (
     use_double,
     use_tta,
 )
-from .ending import command
+from .ending import ToolParser, command
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
@@ -80,21 +85,29 @@ def main() -> None:
                          f'--inference {args.inference}')
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out must end in .pkl, got {args.out}')
+    with quiet(args.verbose):
+        test(args)
+
+
+def test(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     check_framework(cfg)
     if args.tta:
         use_tta(cfg)
-    check_data(cfg, ('test', ))
-    checkpoint = find_checkpoint(args.checkpoint)
-    ask(cfg, ('test', ), checkpoint)
-    refuse_faults(cfg, ('test', ))
-    if args.show or args.show_dir:
-        draw_predictions(cfg, args.show_dir, args.show_number, args.show)
-    # Else Runner.test would put these weights over those named here.
-    cfg.load_from, cfg.resume = None, False
     join_processes(cfg)
-    runner = Runner.from_cfg(cfg)
-    load_for_test(runner.model, checkpoint)
+    with reading_once():
+        with ends_together():
+            check_data(cfg, ('test', ))
+            checkpoint = find_checkpoint(args.checkpoint)
+            ask(cfg, ('test', ), checkpoint)
+            refuse_faults(cfg, ('test', ))
+            watch_labels(cfg, 'test')
+        if args.show or args.show_dir:
+            draw_predictions(cfg, args.show_dir, args.show_number, args.show)
+        # Else Runner.test would put these weights over those named here.
+        cfg.load_from, cfg.resume = None, False
+        runner = build_runner(cfg, args.verbose)
+        load_for_test(runner.model, checkpoint)
     if args.double:
         use_double(runner.model)
     convert(runner, args.inference, args.encoding or ENCODINGS[0])

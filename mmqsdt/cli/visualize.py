@@ -21,8 +21,7 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from torch import Tensor, nn
 
-from ..checkpoints.fit import load_for_test
-from ..checkpoints.resume import find_checkpoint
+from ..data.questions import ask
 from ..data.sources import check_data
 from ..deploy import ENCODINGS
 from ..engine.predict import (
@@ -56,15 +55,13 @@ from ..measure.style import write_json as write_dict
 from ..measure.weights_plot import plot_weights
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
-from .common import load_config
-from .ending import command
+from .common import load_config, load_model
+from .ending import ToolParser, command
 from .smoke import smoke
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     add_spikes(commands)
     add_attention(commands)
@@ -198,16 +195,9 @@ def add_entropy(commands) -> None:
     entropy.add_argument(
         '--images', type=int, default=64, help='how many; default: 64')
     entropy.add_argument(
-        '--work-dir', help='where entropy.json, .png and .svg go; '
+        '--out', '--work-dir', dest='work_dir',
+        help='where entropy.json, .png and .svg go; '
         'default: work_dirs/<config name>')
-
-
-def load_model(cfg: Config, checkpoint: str) -> nn.Module:
-    """The trained model of a config, in eval mode."""
-    check_framework(cfg)
-    model = build_model(cfg)
-    load_for_test(model, find_checkpoint(checkpoint))
-    return model
 
 
 def other_config(path: str) -> Config:
@@ -244,7 +234,7 @@ def run_on_pictures(args: argparse.Namespace, recorder) -> Iterator[tuple]:
     paths = find_pictures(args.pictures)
     cfg = load_config(args)
     out_dir = Path(args.out or cfg.work_dir)
-    model = load_model(cfg, args.checkpoint)
+    model, _ = load_model(cfg, args.checkpoint)
     predictor = Predictor(cfg, model, args.device)
     used: set[str] = set()
     for path in paths:
@@ -286,7 +276,7 @@ def draw_attention(args: argparse.Namespace) -> None:
 
 def draw_weights(args: argparse.Namespace) -> None:
     cfg = load_config(args)
-    layers = weight_codes(load_model(cfg, args.checkpoint))
+    layers = weight_codes(load_model(cfg, args.checkpoint)[0])
     stem = Path(args.out or cfg.work_dir) / 'weights'
     unused = [x for x in layers if x.unused]
     print(f'{len(layers)} quantised layers, {len(unused)} leave codes unused')
@@ -303,6 +293,7 @@ def draw_gradients(args: argparse.Namespace) -> None:
     if args.smoke:
         print(smoke(cfg))
     check_data(cfg, ('train', ))
+    ask(cfg, ('train', ))
     batch = load_batches(cfg, 'train', args.images)[0]
     report, ann = compare_with_counterpart(cfg, initialized, batch, args.seed)
     if not report.neurons:
@@ -315,7 +306,7 @@ def draw_gradients(args: argparse.Namespace) -> None:
 
 
 def initialized(cfg: Config) -> nn.Module:
-    """The model of a config, its weights as a training starts with."""
+    """Build the model of a config, with its initial weights."""
     model = build_model(cfg)
     logging.disable(logging.INFO)  # a line for every parameter
     model.init_weights()
@@ -340,10 +331,10 @@ def draw_entropy(args: argparse.Namespace) -> None:
     check_data(cfg, (args.data, ))
     configs = [args.config, *(config for config, _ in args.compare)]
     names = check_names(args.names, [Path(x).stem for x in configs], 'models')
-    models = [load_model(cfg, args.checkpoint)]
-    models += [load_model(other_config(c), k) for c, k in args.compare]
+    models = [load_model(cfg, args.checkpoint, args.data)[0]]
+    models += [load_model(other_config(c), k)[0] for c, k in args.compare]
     teacher = args.teacher and load_model(
-        other_config(args.teacher[0]), args.teacher[1])
+        other_config(args.teacher[0]), args.teacher[1])[0]
     batches = load_batches(cfg, args.data, args.images)
     reports = {
         name: spike_entropy(model, batches, teacher)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..data.sources import DATA_SOURCES, dataset_paths
 from ..layers import IELIF
+from ..layers.ie_lif import DEFAULT_NEURON
 from ..models import QSDTransformer
 from ..utils.configs import config_names, get_config_path
 from ..utils.frameworks import FRAMEWORKS
@@ -56,7 +57,7 @@ def list_zoo(pattern: str = '') -> list[ZooEntry]:
 
 
 def select(entries: list[ZooEntry], pattern: str) -> list[ZooEntry]:
-    """The entries that match.
+    """Return the entries that match.
 
     Args:
         entries (list[ZooEntry]): All there are.
@@ -75,7 +76,7 @@ def select(entries: list[ZooEntry], pattern: str) -> list[ZooEntry]:
 
 
 def suggestion(entries: list[ZooEntry], words: list[str]) -> str:
-    """What may have been meant by the words that match nothing."""
+    """Suggest what was meant by words that match nothing."""
     known = {part for e in entries for text in words_of(e)
              for part in (text, *re.split(r'[\s/_-]+', text)) if part}
     unknown = [w for w in words if not any(matches(e, w) for e in entries)]
@@ -87,7 +88,7 @@ def suggestion(entries: list[ZooEntry], words: list[str]) -> str:
 
 
 def words_of(entry: ZooEntry) -> list[str]:
-    """What a pattern is compared with, in small letters."""
+    """Return the lower-case text that a pattern is compared with."""
     return [text.lower() for text in (
         entry.name, entry.name.split('/')[1], entry.task, entry.data,
         entry.network, entry.size)]
@@ -127,11 +128,10 @@ def describe_backbone(backbone: dict) -> tuple[str, str, str]:
                 signature(QSDTransformer).parameters.items()}
     settings = {**defaults, **backbone}
     bits, neuron = settings['weight_bits'], settings['neuron']
-    neuron = neuron or dict(type='mmqsdt.IELIF')
-    kind = neuron['type'].split('.')[-1]
+    kind = (neuron or {}).get('type', DEFAULT_NEURON).split('.')[-1]
     spikes = kind
     if kind in ('IELIF', 'LIF'):
-        levels = 1 if kind == 'LIF' else neuron.get(
+        levels = 1 if kind == 'LIF' else (neuron or {}).get(
             'levels', signature(IELIF).parameters['levels'].default)
         spikes = f'{settings["time_steps"]} x {levels}'
     arch = settings['arch']
@@ -149,7 +149,7 @@ def describe_data(dataset: dict) -> str:
 
 
 def print_zoo(entries: list[ZooEntry], console: Console | None = None) -> None:
-    """The entries as a table."""
+    """Print the entries as a table."""
     table = Table(box=None, pad_edge=False, header_style='bold')
     for column in ('config', 'task', 'network', 'size', 'bits', 'T x D',
                    'data', 'here'):

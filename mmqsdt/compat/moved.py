@@ -1,4 +1,4 @@
-"""Where modules went: scripts with an import path of before still run."""
+"""Find modules under their former names, for scripts that import those."""
 
 import sys
 import warnings
@@ -7,8 +7,8 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# Former module of mmqsdt -> where its names are now. One that stands for a
-# package has the modules of the same names in it.
+# Former module of mmqsdt -> the modules that have its names now. For a former
+# package they are packages, with modules of the same names in them.
 MOVED = dict(
     amp=['engine.amp'],
     analysis=['measure'],
@@ -29,11 +29,11 @@ PACKAGES = ('analysis', 'datasets', 'reliability')
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds the modules of ``MOVED``, and what was inside of packages."""
+    """Import the modules of ``MOVED``, and those inside former packages."""
 
     def find_spec(self, name: str, path=None, target=None
                   ) -> ModuleSpec | None:
-        """Ours, or None."""
+        """Return a spec for a moved module, else None."""
         parts = name.split('.')
         if parts[0] != 'mmqsdt' or len(parts) < 2 or parts[1] not in MOVED:
             return None
@@ -43,7 +43,7 @@ class MovedModules(MetaPathFinder, Loader):
             'mmqsdt.') in PACKAGES)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """A module whose names are looked up where they are now."""
+        """Make a module that looks its names up where they are now."""
         old, *inside = spec.name.removeprefix('mmqsdt.').split('.')
         places = ['.'.join(['mmqsdt', place, *inside])
                   for place in MOVED[old]]
@@ -66,7 +66,7 @@ class MovedModules(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is executed."""
+        """Do nothing: the names are looked up elsewhere."""
 
 
 def _import_if_there(name: str) -> ModuleType | None:
@@ -79,9 +79,10 @@ def _import_if_there(name: str) -> ModuleType | None:
 
 
 def install_moved() -> None:
-    """Have Python find them.
+    """Install the finder of moved modules.
 
-    Before all else: a checkout may keep empty folders of the old names.
+    It comes first, because a checkout may still have empty folders of the
+    old names.
     """
     if not any(isinstance(each, MovedModules) for each in sys.meta_path):
         sys.meta_path.insert(0, MovedModules())

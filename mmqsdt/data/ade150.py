@@ -39,7 +39,7 @@ for _label, _codes in enumerate(SOURCES, start=1):
 
 
 def to_150(pixels: np.ndarray) -> np.ndarray:
-    """The benchmark's label map of an annotation of the whole data set.
+    """Turn a full-ADE20K annotation into the benchmark's label map.
 
     Args:
         pixels (ndarray): The file ``*_seg.png``, (H, W, 3) uint8, RGB.
@@ -55,7 +55,7 @@ def to_150(pixels: np.ndarray) -> np.ndarray:
 
 
 def benchmark_size(width: int, height: int) -> tuple[int, int]:
-    """The size that the benchmark gives an image, as its script has it.
+    """Return the benchmark's size of an image, as its script computes it.
 
     Args:
         width (int): In pixels.

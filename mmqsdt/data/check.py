@@ -15,12 +15,18 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
 from ..utils.frameworks import check_framework
 from ..utils.text import describe, read_json
-from .classes import build_unread, can_be_looked_at
+from .classes import (
+    build_unread,
+    can_be_looked_at,
+    forget_read,
+    keep_read,
+)
 from .files import files_in, ignore_hidden_files
 from .layout import find_parts
 from .listen import Listener, listen
@@ -31,7 +37,6 @@ from .questions import (
     evaluators,
     has_truth,
     ignored_label,
-    is_first_process,
     questions,
 )
 from .report import ERROR, FAULTS, STOPPING, TRUTH, Report
@@ -104,25 +109,29 @@ def check_config(cfg: Config, parts: Iterable[str] = PARTS,
     return reports
 
 
-def refuse_faults(cfg: Config, parts: Iterable[str]) -> None:
+def refuse_faults(cfg: Config, parts: Iterable[str],
+                  keep: bool = False) -> None:
     """Refuse data with which a training or a test would be for nothing.
 
-    Annotations and label maps are read, images only looked at: missing,
+    Annotations are read, some label maps too, images only looked at: missing,
     empty and cut off ones are found in seconds; tools/prepare_data.py check
-    decodes all of them. The first process looks, for all of them.
+    decodes all of them. Of several processes the first one looks.
 
     Args:
         cfg (Config): Of any of the three frameworks.
         parts (Iterable[str]): 'train', 'val', 'test'.
+        keep (bool): The training data that were read are those of the
+            training that follows in this process. Defaults to False.
 
     Raises:
         ValueError: Names the files and faults.
     """
-    if not is_first_process():
+    forget_read()
+    if not is_main_process():
         return
     faults = {'training': [], 'evaluation': []}
     seen: list[Report] = []
-    for part, report in look(cfg, parts, False, False):
+    for part, report in look(cfg, parts, False, False, keep):
         if report in seen:
             continue
         seen.append(report)
@@ -160,16 +169,17 @@ def _first(faults: list[str]) -> str:
     return shown
 
 
-def look(cfg: Config, parts: Iterable[str], full: bool,
-         progress: bool) -> Iterator[tuple[str, Report]]:
+def look(cfg: Config, parts: Iterable[str], full: bool, progress: bool,
+         keep: bool = False) -> Iterator[tuple[str, Report]]:
     """Read every data set of some parts; one that is read again, once.
 
     Args:
         cfg (Config): Of any of the three frameworks.
         parts (Iterable[str]): 'train', 'val', 'test'.
         full (bool): Run the pipelines on all samples; else look at the files
-            and label maps of evaluations, and at the masks of training.
+            of evaluations, at the masks of training and at some label maps.
         progress (bool): Show progress, if on a terminal.
+        keep (bool): See :func:`refuse_faults`. Defaults to False.
     """
     check_framework(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -186,13 +196,14 @@ def look(cfg: Config, parts: Iterable[str], full: bool,
                 'pipeline', 'test_mode', 'filter_cfg')}
             report = next((r for k, r in seen if k == key), None)
             if report is None:
-                report = _look_at(cfg, part, dataset, full, progress)
+                report = _look_at(cfg, part, dataset, full, progress,
+                                  keep and part == 'train')
                 seen.append((key, report))
             yield part, report
 
 
 def _look_at(cfg: Config, part: str, dataset: dict, full: bool,
-             progress: bool) -> Report:
+             progress: bool, keep: bool) -> Report:
     title = f'{part}: {dataset["type"]} {dataset.get("data_root") or ""}'
     report = Report(title.strip())
     truth = has_truth(cfg, part)
@@ -210,7 +221,7 @@ def _look_at(cfg: Config, part: str, dataset: dict, full: bool,
             count_labels(info, classes or (), report)
     if full and made._indices is None:
         made.data_list = listener.listed  # those that the filter left out too
-    ignored = ignored_label(cfg, part)
+    ignored, pipeline = ignored_label(cfg, part), made.pipeline
     samples = Samples(made, full, full or part != 'train', ignored)
     label_maps, holes = 0, 0
     for found in go_through(samples, report.name, progress):
@@ -228,13 +239,23 @@ def _look_at(cfg: Config, part: str, dataset: dict, full: bool,
         zero = '0 and ' if getattr(made, 'reduce_zero_label', False) else ''
         hint = f'; {zero}{ignored}, which is ignored, is in {holes} of ' \
             f'{label_maps} label maps: was it meant as a class?'
-    if full or part != 'train' or not hasattr(made, 'img_suffix'):
-        report.add_counts(hint)  # label maps of training are not read else
+    never = sum(not count for count in report.classes.values())
+    # A rare class may be in none of a few label maps.
+    whole = samples.stride == 1
+    if whole or 2 * never >= len(report.classes):
+        report.add_counts(hint, whole)
     _look_at_folders(made, report)
     _compare_with_evaluation(cfg, part, made, listener, report)
     if not truth:
         for fault in TRUTH:
             report.findings.pop(fault, None)
+    if keep and made.data_list:  # mmengine cannot pack nothing
+        listener.leave()
+        made.pipeline = pipeline
+        made.serialize_data = dataset.get('serialize_data', True)
+        if made.serialize_data:
+            made.data_bytes, made.data_address = made._serialize_data()
+        keep_read(dataset, made)
     return report
 
 
@@ -286,7 +307,7 @@ def _look_at_folders(made: object, report: Report) -> None:
 
 def _compare_with_evaluation(cfg: Config, part: str, made: object,
                              listener: Listener, report: Report) -> None:
-    """A metric that reads a file of its own must read that of these images.
+    """Check that a metric's own annotation file is that of these images.
 
     MMDetection finds out after the epoch.
     """

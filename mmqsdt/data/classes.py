@@ -1,5 +1,6 @@
 """The classes of a config: those of its model, and those of its data."""
 
+import os
 from collections.abc import Iterator
 from inspect import signature
 from typing import NamedTuple
@@ -63,7 +64,7 @@ def class_counts(model: object) -> Iterator[ClassCount]:
 
 
 def default_of(kind: str | type, name: str) -> object:
-    """The default of an argument of a module's type; None if it has none."""
+    """Return an argument's default in a module's type, or None."""
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
@@ -83,6 +84,29 @@ def build_unread(dataset: dict, **changes: object) -> BaseDataset:
         **changes: Other values of its entries.
     """
     return DATASETS.build(dict(dataset, lazy_init=True, **changes))
+
+
+# Where, the config, and the data set that was read already.
+_read: list[tuple[str, dict, BaseDataset]] = []
+
+
+def keep_read(dataset: dict, made: BaseDataset) -> None:
+    """Keep a data set that was read, for a training to go on with it."""
+    _read.append((os.getcwd(), dict(dataset), made))
+
+
+def take_read(dataset: dict) -> BaseDataset | None:
+    """The data set of a config, if it was kept; for one who asks for it."""
+    for entry in _read:
+        if entry[:2] == (os.getcwd(), dict(dataset)):
+            _read.remove(entry)
+            return entry[2]
+    return None
+
+
+def forget_read() -> None:
+    """Keep nothing that an earlier call left."""
+    _read.clear()
 
 
 def can_be_looked_at(dataset: dict) -> bool:

@@ -1,63 +1,46 @@
-"""Digits scenes: real scanned digits on photographs, with no download.
+"""Digits data sets: real scanned digits on photographs, with no download.
 
-scikit-learn ships 1797 handwritten digits (8x8 scans, 17 grey levels) and
-two photographs of 640x427 pixels. Out of them three data sets are made, one
+scikit-learn ships 1797 handwritten digits (8x8 scans, 17 gray levels) and
+two photographs of 640x427 pixels. Three data sets are made from them, one
 for each framework: single digits in folders (MMPretrain), scenes with boxes
 and instance masks (MMDetection) and the same scenes with label maps
 (MMSegmentation).
 
-They are others' work, see ``SOURCES``: the digits under CC BY 4.0, the
-photographs under CC BY 2.0. Pictures made from them must name the authors.
+The digits and the photographs are the work of others, see ``SOURCES``: the
+digits under CC BY 4.0, the photographs under CC BY 2.0. Pictures made from
+them must name the authors.
 """
 
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..checkpoints.atomic import write_text
 from ..utils.text import read_json
+from .digit_scenes import (
+    DIGITS_CLASSES,
+    SPLITS,
+    Scene,
+    Source,
+    compose_scene,
+    load_source,
+    render_digit,
+    to_uint8,
+)
 
 try:
     from PIL import Image
     from pycocotools import mask as coco_mask
-    from sklearn.datasets import load_digits, load_sample_images
-    from sklearn.model_selection import train_test_split
     from tqdm import tqdm
 except ImportError as error:
     raise ImportError(
-        'the digits scenes need scikit-learn, pillow, pycocotools and tqdm '
+        'the digits data sets need pillow, pycocotools and tqdm '
         f'({error}); install them: pip install "mmqsdt[demo]"') from error
 
-DIGITS_CLASSES = tuple('0123456789')
-
-# Splits, and what ADE20K calls them.
-SPLITS = dict(train='training', val='validation')
-# Columns of the photographs (640 pixels wide) that a split may show. The gap
-# keeps what lies on the border from being in both.
-PHOTO_COLUMNS = dict(train=(0, 480), val=(500, 640))
-CROP_SIDE = (70, 140)  # of a background, in pixels of the photograph
-BRIGHTNESS = (0.3, 0.7)  # of a background, which light ink stands out from
-INK_COLOUR = (170, 255)
-VAL_SHARE = 0.2  # of the scanned digits
 SINGLE_SIZE = 32  # pixels, images of single digits
-DIGITS_PER_SCENE = (2, 5)
-# Height of a digit as a share of the scene's: 24 to 64 of 160 pixels.
-DIGIT_HEIGHT = (0.15, 0.4)
-# Scanned ink that is painted as nothing and as opaque: a pen's sharp edge. A
-# higher range would break thin strokes.
-INK_RANGE = (0.25, 0.65)
-# Of a digit's ink that digits painted later must leave visible.
-MIN_VISIBLE = 0.85
-# Levels of luma (0..255) between the ink and four fifths of its surroundings.
-MIN_CONTRAST = 60
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-# Places tried for the digits of a scene before its background is drawn anew.
-MAX_TRIES = 100
-
 FOLDERS = ('cls', 'det', 'seg')
 MARKER = 'digits.json'  # written last: with it, the data set is complete
 STAGING = '.digits_partial'
@@ -69,173 +52,10 @@ SOURCES = [
     'flower.jpg: vultilion, flickr.com/photos/vultilion/6056698931, CC BY 2.0'
 ]
 
-
-@dataclass
-class Source:
-    """All that one split is made of; nothing of the other's."""
-
-    split: str
-    scans: np.ndarray  # (n, 8, 8) float32, ink from 0 to 1
-    labels: np.ndarray  # (n,)
-    samples: np.ndarray  # (n,) index into scikit-learn's load_digits()
-    photos: dict[str, np.ndarray]  # by name, (H, W, 3) uint8
-
-
-@dataclass
-class Scene:
-    """An image, its digits and where its background comes from."""
-
-    image: np.ndarray  # (S, S, 3) uint8
-    owner: np.ndarray  # (S, S) uint8: 0 background, k + 1 the k-th digit
-    labels: list[int]
-    samples: list[int]  # index into load_digits()
-    ink_areas: list[int]  # pixels of a digit before others covered it
-    photo: str
-    crop: tuple[int, int, int]  # left, top and side in the whole photograph
-
-
-def load_source(split: str, seed: int = 0) -> Source:
-    """Load scikit-learn's digits and photographs, as far as a split's.
-
-    One digit in five of each class is for validation, drawn by the seed; the
-    photographs are cut, the left for training and the right for validation.
-
-    Args:
-        split (str): 'train' or 'val'.
-        seed (int): Decides which digits are for validation. Default: 0.
-
-    Returns:
-        Source: Digits and photographs of the split.
-    """
-    digits, pictures = load_digits(), load_sample_images()
-    train, val = train_test_split(
-        np.arange(len(digits.target)),
-        test_size=VAL_SHARE,
-        stratify=digits.target,
-        random_state=seed)
-    samples = np.sort(train if split == 'train' else val)
-    columns = slice(*PHOTO_COLUMNS[split])
-    return Source(
-        split, digits.images[samples].astype(np.float32) / 16,
-        digits.target[samples], samples, {
-            Path(path).name: pixels[:, columns]
-            for path, pixels in zip(pictures.filenames, pictures.images)
-        })
-
-
-def render_digit(scan: np.ndarray, side: int) -> np.ndarray:
-    """Enlarge a scan smoothly, with a margin of one scanned cell.
-
-    Args:
-        scan (ndarray): Ink from 0 to 1, shape (8, 8).
-        side (int): Side of the result in pixels, margin included.
-
-    Returns:
-        ndarray: Ink from 0 to 1, shape (side, side).
-    """
-    padded = Image.fromarray(np.pad(scan, 1))
-    large = padded.resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(large).clip(0, 1)
-
-
-def compose_scene(source: Source, image_size: int, seed: int,
-                  index: int) -> Scene:
-    """Paint two to five digits on a crop of a photograph.
-
-    All that is random is drawn from (seed, split, index), so a scene does not
-    depend on how many others there are. A digit is painted in one colour with
-    its ink as opacity. Its mask is where the opacity is at least 1/2, less
-    what digits painted later cover. A place is not taken if no colour would
-    stand out there or too little of another digit would stay visible.
-
-    Args:
-        source (Source): Digits and photographs of the split.
-        image_size (int): Side S of the scene in pixels.
-        seed (int): Seed of the data set.
-        index (int): Number of the scene in its split.
-
-    Returns:
-        Scene: Its image has shape (S, S, 3).
-    """
-    split_number = list(SPLITS).index(source.split)
-    rng = np.random.default_rng([seed, split_number, index])
-    wanted = rng.integers(*DIGITS_PER_SCENE, endpoint=True)
-    while True:
-        scene = _draw_background(source, image_size, rng)
-        for _ in range(MAX_TRIES):
-            _try_to_add_digit(scene, source, rng)
-            if len(scene.labels) == wanted:
-                return scene
-
-
-def _draw_background(source: Source, image_size: int,
-                     rng: np.random.Generator) -> Scene:
-    name = list(source.photos)[rng.integers(len(source.photos))]
-    pixels = source.photos[name]
-    side = int(rng.integers(*CROP_SIDE, endpoint=True))
-    top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[:2])
-    crop = pixels[top:top + side, left:left + side]
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    image = Image.fromarray(crop).resize((image_size, image_size),
-                                         Image.Resampling.BICUBIC)
-    image = _to_uint8(np.asarray(image) * rng.uniform(*BRIGHTNESS))
-    left += PHOTO_COLUMNS[source.split][0]
-    owner = np.zeros((image_size, image_size), np.uint8)
-    return Scene(image, owner, [], [], [], name, (left, top, side))
-
-
-def _try_to_add_digit(scene: Scene, source: Source,
-                      rng: np.random.Generator) -> None:
-    """Paint a random digit in a random place, unless it spoils the scene."""
-    label = rng.integers(len(DIGITS_CLASSES))
-    which = rng.choice(np.flatnonzero(source.labels == label))
-    size = len(scene.image)
-    smallest, largest = (round(share * size) for share in DIGIT_HEIGHT)
-    height = rng.integers(smallest, largest, endpoint=True)
-    side = round(height * 10 / 8)  # eight cells and the margin
-    top, left = rng.integers(size - side + 1, size=2)
-    tile = np.s_[top:top + side, left:left + side]
-    low, high = INK_RANGE
-    ink = render_digit(source.scans[which], side)
-    opacity = ((ink - low) / (high - low)).clip(0, 1)
-    mask = np.zeros((size, size), bool)
-    mask[tile] = opacity >= 0.5
-
-    for number, ink_area in enumerate(scene.ink_areas, start=1):
-        visible = (scene.owner == number) & ~mask
-        if visible.sum() < MIN_VISIBLE * ink_area:
-            return
-    colour = _contrasting_colour(scene.image[tile], rng)
-    if colour is None:
-        return
-    opacity = opacity[..., None]
-    scene.image[tile] = _to_uint8(
-        opacity * colour + (1 - opacity) * scene.image[tile])
-    scene.labels.append(int(label))
-    scene.samples.append(int(source.samples[which]))
-    scene.ink_areas.append(int(mask.sum()))
-    scene.owner[mask] = len(scene.labels)
-
-
-def _contrasting_colour(covered: np.ndarray,
-                        rng: np.random.Generator) -> np.ndarray | None:
-    """Draw a colour that stands out from pixels (h, w, 3), if there is one."""
-    colours = rng.uniform(*INK_COLOUR, (16, 3))
-    luma = (covered @ LUMA).reshape(-1, 1)
-    contrast = np.abs(luma - colours @ LUMA)  # (h*w, 16)
-    stands_out = (contrast >= MIN_CONTRAST).mean(0) >= 0.8
-    return colours[stands_out.argmax()] if stands_out.any() else None
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return np.rint(image).clip(0, 255).astype(np.uint8)
-
-
 def label_map(scene: Scene) -> np.ndarray:
-    """Label map of a scene in ADE20K's convention, shape (S, S), uint8.
+    """Make a scene's label map in ADE20K's convention, (S, S), uint8.
 
-    0 would be unlabelled and never occurs, 1 is the background, 2 to 11 are
+    0 would be unlabeled and never occurs, 1 is the background, 2 to 11 are
     the digits; ``reduce_zero_label=True`` makes it 0 and 1 to 10.
     """
     names = [1, *(label + 2 for label in scene.labels)]
@@ -244,7 +64,7 @@ def label_map(scene: Scene) -> np.ndarray:
 
 def coco_annotations(scene: Scene, image_id: int,
                      first_id: int) -> list[dict]:
-    """Annotations of a scene in COCO's format, one for each digit.
+    """Make a scene's annotations in COCO's format, one for each digit.
 
     Masks are run-length codes, exact for digits that others cut in two. The
     box is the tight one around the mask, the area its number of pixels, and
@@ -288,7 +108,7 @@ def prepare_digits(out_dir: str | Path,
 
     Train and val share no digit and no part of a photograph. ``<n>`` is the
     index in scikit-learn's load_digits(). A scene is JPEG of quality 95 with
-    full colour resolution; what must be exact is PNG.
+    full color resolution; what must be exact is PNG.
 
     Args:
         out_dir (str | Path): Folder to write to.
@@ -358,7 +178,7 @@ def _check_arguments(arguments: dict) -> None:
 
 
 def _read_marker(out_dir: Path) -> dict | None:
-    """What ``digits.json`` says, or None if nothing complete is there.
+    """Read ``digits.json``, or return None if the data are not complete.
 
     Raises:
         ValueError: If ``out_dir`` holds what this module has not written.
@@ -408,7 +228,7 @@ def _write_singles(folder: Path, source: Source) -> None:
         (folder / name).mkdir(parents=True)
     for scan, label, sample in zip(source.scans, source.labels,
                                    source.samples):
-        image = _to_uint8(render_digit(scan, SINGLE_SIZE) * 255)
+        image = to_uint8(render_digit(scan, SINGLE_SIZE) * 255)
         Image.fromarray(image).convert('RGB').save(
             folder / DIGITS_CLASSES[label] / f'{sample:04d}.png')
 

@@ -111,7 +111,7 @@ class EventFrames(BaseDataset):
             **split)
 
     def prepare_data(self, idx: int) -> dict:
-        """The frames of a recording, through the pipeline."""
+        """Return the frames of a recording, through the pipeline."""
         info = self.get_data_info(idx)
         info['img'] = torch.from_numpy(self.load_frames(info['img_path']))
         return self.pipeline(info)
@@ -142,7 +142,7 @@ def check_recordings(dataset: type, root: Path) -> None:
 
 
 def split_by_class(labels: list[int]) -> tuple[list[int], list[int]]:
-    """Indices of the first nine tenths of each class, and of the rest."""
+    """Split each class into its first nine tenths and the rest (indices)."""
     members = defaultdict(list)
     for index, label in enumerate(labels):
         members[label].append(index)

@@ -20,13 +20,13 @@ def is_data(name: str) -> bool:
 
 
 def folders_in(folder: str | Path) -> list[str]:
-    """The folders in a folder that are data, sorted as MMPretrain does."""
+    """List a folder's folders that are data, sorted as in MMPretrain."""
     return sorted(entry.name for entry in os.scandir(folder)
                   if entry.is_dir() and is_data(entry.name))
 
 
 def files_in(folder: str | Path) -> list[Path]:
-    """The files in a folder and its folders that are data, sorted."""
+    """List the files of a folder tree that are data, sorted."""
     folder = Path(folder)
     return [folder / path for path in sorted(
         DataBackend().list_dir_or_file(folder, list_dir=False,

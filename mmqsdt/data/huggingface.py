@@ -177,7 +177,7 @@ def write_ade_pair(row: dict, image: Path, labels: Path) -> None:
 
 
 def encode(image: Pillow.Image, kind: str, **options: object) -> bytes:
-    """The bytes of an image file."""
+    """Return the bytes of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -247,7 +247,7 @@ def convert_coco(source: str | Path, dest: str | Path,
 
 
 def as_records(objects: dict | list) -> list[dict]:
-    """A list of objects, from a dict of lists or as it is."""
+    """Return a list of objects, from a dict of lists or as it is."""
     if isinstance(objects, list):
         return objects
     return [dict(zip(objects, values)) for values in zip(*objects.values())]

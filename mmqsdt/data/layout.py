@@ -54,7 +54,7 @@ class Part:
 def find_parts(kind: str, root: str | Path,
                classes: tuple[str, ...] | None = None,
                ignore_zero: bool = False) -> list[Part]:
-    """The training and the validation part of a data set.
+    """Find the training and the validation part of a data set.
 
     Args:
         kind (str): Of ``KINDS``.
@@ -91,7 +91,7 @@ def _missing(kind: str, root: Path, what: str) -> FileNotFoundError:
 
 
 def _sub_folder(folder: Path, part: str) -> Path | None:
-    """The folder of a part, whatever it is called."""
+    """Find the folder of a part, whatever it is called."""
     for name in PARTS[part]:
         if (folder / name).is_dir():
             return folder / name
@@ -120,7 +120,7 @@ def _coco(root: Path, name: str) -> Part:
 
 
 def _images_of(annotations: Path, root: Path, name: str) -> Path:
-    """The folder that holds what a json names; a guess if none does."""
+    """Find the folder with the files that a json names, else guess."""
     try:
         images = read_json(annotations)['images'][:50]
         names = [str(image['file_name']) for image in images

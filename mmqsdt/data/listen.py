@@ -72,6 +72,12 @@ class Listener:
         self.parse, dataset.parse_data_info = \
             dataset.parse_data_info, self.parse_image
 
+    def leave(self) -> None:
+        """Leave the data set as it is without a listener."""
+        for name in ('filter_data', 'parse_data_info', 'COCOAPI',
+                     '_parse_instance_info'):
+            vars(self.dataset).pop(name, None)
+
     def parse_image(self, raw: dict) -> dict | None:
         """Parse what is said of an image."""
         return self.parse(raw)

@@ -13,11 +13,11 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
-from yapf.yapflib.yapf_api import FormatCode
 
 from ..checkpoints.atomic import write_text
 from ..utils.configs import find_config, get_config_path
 from ..utils.frameworks import check_framework
+from ..utils.python_text import Code, format_code, render
 from ..utils.text import read_json, read_lines
 from .classes import check_names, class_counts, walk
 from .files import files_in, folders_in
@@ -35,10 +35,6 @@ SCOPES = dict(
     folder='mmpretrain', coco='mmdet', pairs='mmseg', voc='mmdet')
 MIN_CLASSES = dict(folder=2, coco=1, pairs=2, voc=1)
 LOOKED_AT = 20  # label maps, to say which values there are
-
-
-class Code(str):
-    """Text that goes into the config as it is."""
 
 
 def write_config(kind: str,
@@ -103,7 +99,7 @@ def write_config(kind: str,
 
 
 def find_classes(kind: str, train: Part, val: Part) -> tuple[str, ...]:
-    """The classes that the data themselves name.
+    """Read the classes that the data themselves name.
 
     Raises:
         ValueError: For pairs, whose label maps have numbers only.
@@ -196,13 +192,12 @@ def _compose(kind: str, root: Path, parts: tuple[Part, Part],
                   'test_evaluator = val_evaluator']
     model = class_overrides(cfg.model, len(classes))
     lines.append(f'model = {render(model)}')
-    return FormatCode('\n'.join(lines) + '\n', style_config=dict(
-        based_on_style='pep8', column_limit=79))[0]
+    return format_code('\n'.join(lines) + '\n')
 
 
 def compose_dataset(kind: str, root: Path, part: Part,
                     masks: bool = False) -> dict:
-    """The data set of a part, as a config for its framework has it.
+    """Make the data set config of a part, for its framework.
 
     Args:
         kind (str): See :func:`write_config`.
@@ -261,7 +256,7 @@ def _metric(kind: str, root: Path, val: Part, cfg: Config,
 
 
 def class_overrides(model: dict, classes: int) -> dict:
-    """What a child config must say to change a model's number of classes.
+    """Return the overrides that change a model's number of classes.
 
     Args:
         model (dict): Of the base.
@@ -285,11 +280,3 @@ def class_overrides(model: dict, classes: int) -> dict:
         else:
             place.update(new)
     return changes
-
-
-def render(value: object) -> str:
-    """Python text of a value, dictionaries as ``dict(...)``."""
-    if isinstance(value, dict):
-        return 'dict(' + ', '.join(
-            f'{k}={render(v)}' for k, v in value.items()) + ')'
-    return value if isinstance(value, Code) else repr(value)

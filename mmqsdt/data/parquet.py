@@ -72,7 +72,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def find_shards(source: str | Path) -> list[tuple[Path, str]]:
-    """The parquet files of a folder and the split that each belongs to.
+    """Map the parquet files of a folder to their splits.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -131,7 +131,7 @@ def class_names(shard: Path, *keys: str) -> list[str] | None:
 
 
 def image_bytes(image: dict, where: object) -> bytes:
-    """The bytes of an image column that is not decoded.
+    """Return the bytes of an image column that is not decoded.
 
     Raises:
         ValueError: If the file only names an image.

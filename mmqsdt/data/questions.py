@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
@@ -28,7 +29,7 @@ from .classes import (
 from .files import folders_in
 from .report import ERROR, FAULTS
 from .saved import compare_with_saved
-from .sources import leaf_datasets
+from .sources import FIXED_FOLDERS, leaf_datasets
 
 PARTS = ('train', 'val', 'test')
 CHECK = f'{tool_command("prepare_data")} check CONFIG'
@@ -56,11 +57,13 @@ class Leaf(NamedTuple):
         classes (tuple[str], optional): As it was built; those of its folders
             where the config names none.
         folders (tuple[str], optional): Of a folder for each class.
+        source (dict): What its config says of where its samples come from.
     """
     part: str
     title: str
     classes: tuple[str, ...] | None
     folders: tuple[str, ...] | None
+    source: dict
 
 
 def ask(cfg: Config, parts: Iterable[str],
@@ -87,18 +90,12 @@ def ask(cfg: Config, parts: Iterable[str],
         text = f'{where}: {text}' if where else text
         if level == ERROR:
             wrong.append(text)
-        elif is_first_process():
+        elif is_main_process():
             print_log(text, 'current', level=30)
     if wrong:
         raise ValueError(
             'config, model and data do not agree:\n  ' + '\n  '.join(wrong)
             + f'\n  all that can be found: {CHECK}')
-
-
-def is_first_process() -> bool:
-    """Whether this is the one that speaks, also before processes join."""
-    ranks = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-    return all(os.environ.get(name, '0') == '0' for name in ranks)
 
 
 def questions(cfg: Config, parts: Iterable[str],
@@ -132,6 +129,7 @@ def questions(cfg: Config, parts: Iterable[str],
             if part in parts:
                 yield from wrong
     yield from _same_classes(leaves, parts)
+    yield from _same_data(leaves, parts)
     model = cfg.get('model') or {}
     counts = list(class_counts(model))
     yield from _numbers(leaves, counts, parts)
@@ -149,7 +147,7 @@ def questions(cfg: Config, parts: Iterable[str],
 
 
 def _named(dataset: dict) -> tuple:
-    """What a config itself names as classes, in both places."""
+    """Return the classes that a config itself names, in both places."""
     meta = dataset.get('metainfo') or {}
     return meta.get('classes'), dataset.get('classes')
 
@@ -183,7 +181,9 @@ def _build(part: str, dataset: dict) -> Leaf:
     title = ' '.join(filter(None, (
         type(made).__name__, dataset.get('data_root'),
         dataset.get('ann_file'))))
-    return Leaf(part, title, classes, folders)
+    source = {key: value for key, value in dataset.items() if key not in (
+        'pipeline', 'filter_cfg', 'metainfo', 'test_mode')}
+    return Leaf(part, title, classes, folders, source)
 
 
 def _folders(leaf: Leaf) -> list[Answer]:
@@ -228,9 +228,21 @@ def _same_classes(leaves: list[Leaf],
             break
 
 
+def _same_data(leaves: list[Leaf], parts: Iterable[str]) -> Iterator[Answer]:
+    """A score of the images that were learned says little about others."""
+    learned = [leaf.source for leaf in leaves if leaf.part == 'train']
+    for leaf in leaves:
+        # Those of fixed folders take another one in a test.
+        if leaf.part in parts and leaf.part != 'train' and \
+                leaf.source in learned and \
+                leaf.source['type'] not in FIXED_FOLDERS:
+            yield Answer(leaf.part, 'same data', f'{leaf.title} is what is '
+                         'trained on, too')
+
+
 def _numbers(leaves: list[Leaf], counts: list[ClassCount],
              parts: Iterable[str]) -> Iterator[Answer]:
-    """The number of classes of every head against that of the data."""
+    """Compare every head's number of classes with that of the data."""
     for part in parts:
         known = [leaf.classes for leaf in leaves
                  if leaf.part == part and isinstance(leaf.classes, tuple)]
@@ -267,13 +279,14 @@ def _few_names(classes: tuple) -> str:
 def has_mask_head(model: object) -> bool:
     """Whether a model, or a part of one, learns masks."""
     if isinstance(model, dict):
-        return bool(model.get('mask_head')) or any(
-            map(has_mask_head, model.values()))
+        # MaskFormer's heads have a pixel decoder.
+        return bool(model.get('mask_head') or model.get('pixel_decoder')) \
+            or any(map(has_mask_head, model.values()))
     return isinstance(model, (list, tuple)) and any(map(has_mask_head, model))
 
 
 def evaluators(cfg: Config, part: str) -> list[dict]:
-    """The metrics of a part."""
+    """Return the metrics of a part."""
     found = cfg.get(f'{part}_evaluator') or []
     return [found] if isinstance(found, dict) else list(found)
 
@@ -286,14 +299,14 @@ def has_truth(cfg: Config, part: str) -> bool:
 
 
 def pipelines(cfg: Config, part: str) -> Iterator[list[dict]]:
-    """The pipeline of each innermost data set of a part."""
+    """Yield the pipeline of each innermost data set of a part."""
     for dataset in leaf_datasets(cfg[f'{part}_dataloader'].dataset):
         yield [step for step in dataset.get('pipeline') or ()
                if isinstance(step, dict)]
 
 
 def _masks(cfg: Config, part: str) -> Iterator[Answer]:
-    """A mask head learns from masks; a score of masks needs a mask head."""
+    """Check that masks, a mask head and a score of masks go together."""
     head = has_mask_head(cfg.get('model'))
     if part == 'train' and head and cfg.get('default_scope') == 'mmdet':
         for steps in pipelines(cfg, part):
@@ -350,7 +363,7 @@ def _channels(cfg: Config, part: str) -> Iterator[Answer]:
 
 def _scores(cfg: Config, part: str,
             counts: list[ClassCount]) -> Iterator[Answer]:
-    """What a metric cannot compute is known before the first epoch."""
+    """Find, before the first epoch, what a metric cannot compute."""
     number = max((count.number for count in counts), default=None)
     ignored = ignored_label(cfg, 'train')
     if part == 'train' and cfg.get('default_scope') == 'mmseg' and number:
@@ -389,7 +402,7 @@ def _paddings(cfg: Config) -> Iterator[tuple[str, int]]:
 
 
 def ignored_label(cfg: Config, part: str) -> int | None:
-    """The value of a label map that is no class.
+    """Return the value of a label map that is no class.
 
     Args:
         cfg (Config): Of any framework.

@@ -40,6 +40,8 @@ FAULTS = {
                     'nothing of the box is inside'),
     'box without mask': (WARNING, 'a model with a mask head learns nothing '
                          'from it: it is ignored, or its image is left out'),
+    'broken mask': (ERROR, _SKIPPED.replace(
+        'refuses to start', 'stops at it')),
     'duplicate id': (ERROR, 'training does not start, or annotations go to '
                      'the wrong image'),
     'unknown image': (ERROR, 'the annotation is left out'),
@@ -67,6 +69,7 @@ FAULTS = {
     'class list': (ERROR, 'labels of one part mean other classes than those '
                    'of the other, or of the model'),
     'class names': (ERROR, 'labels mean other classes than was meant'),
+    'same data': (WARNING, 'the score is that of images that were learned'),
     'mask head': (ERROR, 'training or evaluation stops at its first masks'),
     'channels': (ERROR, 'training does not start'),
     'score': (ERROR, 'the evaluation fails, after the training'),
@@ -79,7 +82,8 @@ FAULTS = {
 }
 # Without these a part can be predicted on, where no score is wanted.
 TRUTH = ('image without annotation', 'image without label map',
-         'class without samples', 'no samples', 'box without mask')
+         'class without samples', 'no samples', 'box without mask',
+         'broken mask')
 # A training cannot start, or learns something else. All other faults of its
 # data it leaves out, counts and names.
 STOPPING = ('unreadable annotation', 'duplicate id', 'no samples',
@@ -114,16 +118,17 @@ class Report:
         text = f'{where}: {detail}' if detail != '' else str(where)
         self.findings.setdefault(fault, []).append(text)
 
-    def add_counts(self, hint: str = '') -> None:
+    def add_counts(self, hint: str = '', whole: bool = True) -> None:
         """Note classes that never occur, and a part with nothing in it.
 
         Args:
             hint (str): Why they may not. Default: none.
+            whole (bool): All samples were counted. Default: True.
         """
         for name, count in self.classes.items():
             if count == 0:
                 self.add('class without samples', f'{name}{hint}')
-        if self.images == 0 or (self.classes and not sum(
+        if self.images == 0 or (whole and self.classes and not sum(
                 self.classes.values())):
             self.add('no samples', self.name)
 

@@ -1,5 +1,6 @@
 """Going through the samples of a data set by the steps of its own pipeline."""
 
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ USUAL_MODES = ('RGB', 'L', 'RGBA', 'P', '1')
 MIN_SIDE = 16  # pixels: half the stride of the last feature map
 MAX_RATIO = 10  # of the long to the short side
 FEW = 256  # samples that need no worker processes
+LABEL_MAPS = 64  # that are decoded where not all are
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Samples(Dataset):
 
     Args:
         dataset (BaseDataset): Read already.
-        full (bool): Run its whole pipeline; else load annotations only.
+        full (bool): Run its whole pipeline; else load annotations only, and
+            of label maps no more than 64, evenly spread.
         files (bool): Look at image files. Default: True.
         ignored (int, optional): Value of label maps that is no class.
     """
@@ -69,6 +72,10 @@ class Samples(Dataset):
         if not full:
             self.steps = [step for step in self.steps
                           if isinstance(step, LoadAnnotations)]
+        self.stride = 1
+        if not full and any(getattr(step, 'with_seg', False)
+                            for step in self.steps):
+            self.stride = math.ceil(max(len(dataset), 1) / LABEL_MAPS)
         dataset.pipeline = self.run
         classes = dataset.metainfo.get('classes')
         self.number = None if classes is None else len(classes)
@@ -78,6 +85,7 @@ class Samples(Dataset):
 
     def __getitem__(self, index: int) -> Found:
         self.found = Found()
+        self.decode = index % self.stride == 0
         if not (self.full or self.files or self.steps):
             return self.found
         if self.full:
@@ -101,6 +109,8 @@ class Samples(Dataset):
             self.picture = look_at(data['img_path'], decode=self.full)
             if not self._look(self.picture, data):
                 return
+        if not self.decode:
+            return self._look_at_file(data)
         for step in self.steps:
             flags = [each.get('ignore_flag')
                      for each in data.get('instances') or ()]
@@ -140,10 +150,35 @@ class Samples(Dataset):
                       f'annotated as {said}, is {picture.size}')
         return True
 
+    def _look_at_file(self, data: dict) -> None:
+        """Note a label map that is not there, or has another size."""
+        path = data.get('seg_map_path')
+        if not self.files or not path:
+            return
+        labels = look_at(path)
+        if labels.fault == 'missing image':
+            self.found.add('image without label map', data.get('img_path'),
+                           _no_file(labels))
+        elif labels.fault:
+            self.found.add(labels.fault, path, labels.detail)
+        elif labels.mode and self.picture is not None and \
+                self.picture.mode and labels.size != self.picture.size:
+            self.found.add('wrong size', path, f'{labels.size}, the image '
+                           f'{self.picture.size}')
+
     def _only_masks(self, step: LoadAnnotations, data: dict) -> dict:
-        """Which masks are none; drawing all of them takes minutes."""
-        if getattr(step, 'with_mask', False):
-            step._process_masks(data)
+        """Which masks are none; drawing all of them takes minutes.
+
+        Those of an evaluation that are encoded are decoded: one that cannot
+        be ends it, and nothing says which.
+        """
+        if not getattr(step, 'with_mask', False):
+            return data
+        step._process_masks(data)
+        for each in data['instances'] if self.files else ():
+            if _is_encoded(each.get('mask')):
+                from pycocotools.mask import decode  # of detection alone
+                decode(each['mask'])
         return data
 
     def _note_failure(self, step: object, data: dict,
@@ -159,11 +194,12 @@ class Samples(Dataset):
         elif getattr(step, 'with_seg', False):
             file = look_at(labels or '', decode=True)
             if not labels or file.fault == 'missing image':
-                found.add('image without label map', path,
-                          f'no {labels}' if labels else describe(error))
-            else:
-                found.add(file.fault or 'broken image', labels,
-                          file.detail or describe(error))
+                found.add('image without label map', path, _no_file(
+                    file) if labels else describe(error))
+            else:  # a whole file is not to blame
+                found.add(file.fault or (
+                    'failing pipeline' if file.mode else 'broken image'),
+                    labels, file.detail or describe(error))
         else:
             for instance in data['instances']:
                 try:  # each by itself
@@ -192,7 +228,8 @@ class Samples(Dataset):
 
     def _no_mask(self, data: dict, instance: dict, why: str) -> None:
         self.found.add(
-            'box without mask',
+            'broken mask' if _is_encoded(instance.get('mask'))
+            else 'box without mask',
             f'{data.get("img_path")}, annotation {instance.get("id")}',
             _kind_of(instance) or why)
         self.found.lost.append(instance['bbox_label'])
@@ -238,16 +275,25 @@ class Samples(Dataset):
         return usable
 
 
+def _no_file(file: Picture) -> str:
+    return f'no {file.path}' + (f': {file.detail}' if file.detail else '')
+
+
 def _highest(path: str) -> int:
-    """The highest value of a label map of more than 8 bits, else 0."""
+    """Return the highest value of a label map over 8 bits, else 0."""
     with Image.open(path) as image:
         if image.mode[0] not in 'IF':
             return 0
         return int(np.asarray(image).max())
 
 
+def _is_encoded(mask: object) -> bool:
+    return isinstance(mask, dict) and isinstance(
+        mask.get('counts'), (str, bytes))
+
+
 def _kind_of(instance: dict) -> str:
-    """What stands where a mask should; '' if it may be one."""
+    """Name what stands in place of a mask; '' if it may be one."""
     mask = instance.get('mask')
     if not mask:
         return 'no segmentation'
@@ -295,7 +341,8 @@ def count_labels(info: dict, classes: tuple, report: Report) -> None:
     if 'gt_label' in info:
         labels = np.ravel(info['gt_label']).tolist()
     else:
-        labels = [each['bbox_label'] for each in info.get('instances') or ()]
+        labels = [each['bbox_label'] for each in info.get('instances') or ()
+                  if not each.get('ignore_flag')]  # crowds, difficult ones
     for label in labels:
         if not 0 <= label < len(classes):
             report.add('wrong label', info.get('img_path'),

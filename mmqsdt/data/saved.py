@@ -52,7 +52,7 @@ def compare_with_saved(path: str, model: dict,
 
 
 def saved_meta(path: str) -> dict:
-    """What a runner notes in a checkpoint; empty where there is nothing.
+    """Return a runner's notes in a checkpoint; empty if there are none.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -66,7 +66,7 @@ def saved_meta(path: str) -> dict:
 
 
 def saved_classes(meta: dict) -> tuple[str, ...] | None:
-    """The classes that a checkpoint was trained on, if it says."""
+    """Return the classes that a checkpoint was trained on, if it says."""
     known = meta.get('dataset_meta')
     known = known[0] if isinstance(known, list) and known else known
     known = known.get('classes') if isinstance(known, dict) else None
@@ -142,7 +142,7 @@ def _differences(path: str, theirs: dict, ours: dict, trained: bool,
 
 
 def _plain(value: object) -> object:
-    """Lists and tuples alike, in dicts too."""
+    """Turn tuples into lists, in dicts too."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

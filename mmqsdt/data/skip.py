@@ -16,6 +16,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 
 from ..registry import DATASETS
 from ..utils.text import describe
+from .classes import take_read
 from .questions import CHECK, ignored_label
 
 MAX_TRIES = 10  # samples in place of one; more is no matter of a file
@@ -94,7 +95,7 @@ class SkipBroken:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        """The sample, or the one that stands in for it.
+        """Return the sample, or the one that stands in for it.
 
         Raises:
             RuntimeError: If too many samples are broken, or ten in a row.
@@ -121,7 +122,7 @@ class SkipBroken:
         return meta.get('classes')
 
     def _path(self, index: int) -> str:
-        """What a sample is called; a mixed one is of several files."""
+        """Name a sample; a mixed one comes from several files."""
         if isinstance(self.dataset, BaseDataset):
             return self.dataset.get_data_info(index).get('img_path', '')
         return f'a sample of {type(self.dataset).__name__}'
@@ -168,6 +169,9 @@ def wrap_innermost(dataset: dict, options: dict,
 
 
 def _build(dataset: dict) -> BaseDataset:
+    made = take_read(dataset)
+    if made is not None:
+        return made
     name = f'{dataset["type"]} {dataset.get("data_root") or ""}'.strip()
     try:
         return MMENGINE_DATASETS.build(dataset)
@@ -185,7 +189,7 @@ def _build(dataset: dict) -> BaseDataset:
 
 def check_sample(sample: dict, classes: tuple[str, ...] | None,
                  ignore_index: int | None = 255) -> None:
-    """Refuse labels outside the classes and boxes without area.
+    """Refuse labels outside the classes, and boxes without area.
 
     Args:
         sample (dict): What the pipelines of the three frameworks pack.
@@ -217,6 +221,12 @@ def check_sample(sample: dict, classes: tuple[str, ...] | None,
         if labels.numel() and not 0 <= int(labels.min()) <= \
                 int(labels.max()) < number:
             raise ValueError(f'label {labels.tolist()} of {number} classes')
+    if 'gt_instances' in truth and 'labels' in truth.gt_instances and number:
+        labels = truth.gt_instances.labels
+        if len(labels) and not 0 <= int(labels.min()) <= \
+                int(labels.max()) < number:  # the next one is the background
+            raise ValueError(f'a box has label {int(labels.max())}, the last '
+                             f'of {number} classes is {number - 1}')
     if 'gt_instances' in truth and 'bboxes' in truth.gt_instances:
         boxes = truth.gt_instances.bboxes
         boxes = getattr(boxes, 'tensor', boxes)
@@ -238,3 +248,17 @@ def skip_broken(cfg: Config, max_skipped: float = 0.01) -> None:
         loader.dataset = dict(
             type=TYPE, dataset=loader.dataset, max_skipped=max_skipped,
             ignore_index=ignored_label(cfg, 'train'))
+
+
+def watch_labels(cfg: Config, part: str) -> None:
+    """Have evaluations of segmentation stop at labels that are no class.
+
+    Args:
+        cfg (Config): Changed in place.
+        part (str): 'val' or 'test', whose metric says what is ignored.
+    """
+    if cfg.get('default_scope') == 'mmseg':
+        cfg.custom_hooks = [
+            *(cfg.get('custom_hooks') or []),
+            dict(type='mmqsdt.LabelValuesHook',
+                 ignore_index=ignored_label(cfg, part))]

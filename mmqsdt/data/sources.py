@@ -78,7 +78,7 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
 
 
 def leaf_datasets(dataset: dict | None) -> Iterator[dict]:
-    """The data sets inside wrappers such as RepeatDataset, ConcatDataset."""
+    """Yield the data sets inside RepeatDataset, ConcatDataset and such."""
     if dataset is None:
         return
     inner = dataset.get('datasets') or [dataset.get('dataset')]

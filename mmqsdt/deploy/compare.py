@@ -1,14 +1,14 @@
 """Are two forms of a model equal? Spike by spike, and in their outputs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..layers import IELIF, LIF, SpikingNeuron
+from .operations import tensors
 from .spikes import integer_counts, spiking_neurons
 
 
@@ -34,6 +34,22 @@ class NeuronReport:
     min_distance: float = float('inf')
     flip_distance: float = 0.
     max_difference: float = 0.
+
+    def add(self, neuron: SpikingNeuron, potential: Tensor | None,
+            counts: Tensor, others: Tensor) -> None:
+        """Compare the counts of one call with those of another form."""
+        flipped = counts != others
+        self.elements += counts.numel()
+        self.flips += int(flipped.sum())
+        if potential is None:
+            self.min_distance = float('nan')
+        elif potential.numel():
+            distance = threshold_distance(neuron, potential)
+            self.min_distance = min(self.min_distance, float(distance.min()))
+            if flipped.any():
+                first = first_flips(neuron, flipped)
+                self.flip_distance = max(self.flip_distance,
+                                         float(distance[first].max()))
 
 
 @dataclass
@@ -146,21 +162,6 @@ def recorded_neurons(
             handle.remove()
 
 
-def _tensors(outputs) -> Iterator[Tensor]:
-    """The tensors in any nesting of tuples, dicts and data samples."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, BaseDataElement):
-        for value in outputs.all_values():
-            yield from _tensors(value)
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from _tensors(value)
-    elif isinstance(outputs, Sequence) and not isinstance(outputs, str):
-        for value in outputs:
-            yield from _tensors(value)
-
-
 @torch.no_grad()
 def _run(
     model: nn.Module, inputs, forced: dict[str, list] | None = None
@@ -175,7 +176,7 @@ def _run(
         else:
             outputs = model(*inputs)
     model.train(training)
-    return records, list(_tensors(outputs))
+    return records, list(tensors(outputs))
 
 
 def compare_forms(float_model: nn.Module,
@@ -229,23 +230,12 @@ def compare_forms(float_model: nn.Module,
                     f'{tuple(other_counts.shape)} in the other: an earlier '
                     'flip changed the number of regions; compare the '
                     'backbone alone, or in float64')
-            flipped = counts != other_counts
-            entry.elements += counts.numel()
-            entry.flips += int(flipped.sum())
-            if potential is None:
-                entry.min_distance = float('nan')
-            elif potential.numel():
-                distance = threshold_distance(neurons[name], potential)
-                entry.min_distance = min(entry.min_distance,
-                                         float(distance.min()))
-                if other_potential is not None:
-                    entry.max_difference = max(
-                        entry.max_difference,
-                        float((potential - other_potential).abs().max()))
-                if flipped.any():
-                    first = first_flips(neurons[name], flipped)
-                    entry.flip_distance = max(entry.flip_distance,
-                                              float(distance[first].max()))
+            entry.add(neurons[name], potential, counts, other_counts)
+            if potential is not None and other_potential is not None \
+                    and potential.numel():
+                entry.max_difference = max(
+                    entry.max_difference,
+                    float((potential - other_potential).abs().max()))
     report.output_error = _output_error(outputs, other_outputs)
     return report
 

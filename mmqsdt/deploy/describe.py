@@ -1,5 +1,6 @@
 """What every layer of a model reads, and from where."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -18,8 +19,8 @@ class LayerDescription:
         kind (str): E.g. 'conv 3x3', 'depthwise 7x7', 'linear', 'q (k^T v)'.
         reads (str): 'spike' or 'real'.
         levels (int, optional): D of the spikes it reads.
-        bits (int, optional): Of its weights, 32 for float ones; None if it
-            has none.
+        bits (int | str, optional): Of its weights, 32 for float ones;
+            'ternary'; None if it has none.
         operation (str): 'AC' if it reads spikes, else 'MAC'.
         source (str): Paths of the neurons whose spikes it reads; or what
             made the real values that it reads.
@@ -28,27 +29,36 @@ class LayerDescription:
     kind: str
     reads: str
     levels: int | None
-    bits: int | None
+    bits: int | str | None
     operation: str
     source: str = field(default='', compare=False)
 
 
 class Description(list):
-    """A list of :class:`LayerDescription` that prints as a table."""
+    """A list of :class:`LayerDescription` that prints as a table.
+
+    Attributes:
+        notes (list[str]): What there is to say of the whole.
+    """
+
+    notes: Sequence[str] = ()
 
     def __str__(self) -> str:
         names = max((len(d.name) for d in self), default=5)
         kinds = max((len(d.kind) for d in self), default=4)
-        lines = [f'{"layer":{names}}  {"kind":{kinds}}  reads  bits  '
-                 'operation  from']
+        # As wide as the word needs to be.
+        bits = max([4, *(len(str(d.bits)) for d in self if d.bits)])
+        lines = [f'{"layer":{names}}  {"kind":{kinds}}  reads  '
+                 f'{"bits":>{bits}}  operation  from']
         lines += [
             f'{d.name:{names}}  {d.kind:{kinds}}  {d.reads:5}  '
-            f'{"-" if d.bits is None else d.bits:>4}  {d.operation:9}  '
+            f'{"-" if d.bits is None else d.bits:>{bits}}  {d.operation:9}  '
             f'{d.source}'.rstrip() for d in self
         ]
         spikes = sum(d.reads == 'spike' for d in self)
         lines.append(f'{spikes} layers read spikes, {len(self) - spikes} '
                      'read real values')
+        lines += self.notes
         return '\n'.join(lines)
 
 
@@ -67,7 +77,7 @@ def describe(model: nn.Module, inputs=None) -> Description:
     """List every layer of a model, in any form, by what it reads.
 
     A float model runs once, and every value in it is followed from the
-    neurons on; see ``mmqsdt.deploy.flow.OPERATIONS`` for what keeps spikes
+    neurons on; see ``mmqsdt.deploy.operations.TABLE`` for what keeps spikes
     spikes. A layer that did not run, such as one that only a training
     needs, counts as reading real values. Products of spikes that are no
     layers, as in attention, have a row of their own.
@@ -111,7 +121,7 @@ def explain(model: nn.Module, layer: str, inputs=None) -> str:
 
 
 def describe_program(program: Program) -> Description:
-    """The rows of a float model that was traced."""
+    """Make the rows of a float model that was traced."""
     rows = [describe_layer(e, program) for e in program.layers.values()]
     # A product stands behind the layer that ran before it.
     before = None
@@ -121,11 +131,14 @@ def describe_program(program: Program) -> Description:
             at = [r.name for r in rows].index(before) + 1 if before else 0
             rows.insert(at, row)
         before = name
-    return Description(rows)
+    description = Description(rows)
+    if program.branches:
+        description.notes = [program.told_branches()]
+    return description
 
 
 def describe_layer(entry: WeightLayer, program: Program) -> LayerDescription:
-    """The row of a layer."""
+    """Make the row of a layer."""
     spikes = entry.spikes
     return LayerDescription(
         entry.name, layer_kind(entry.layer), 'spike' if spikes else 'real',
@@ -135,7 +148,7 @@ def describe_layer(entry: WeightLayer, program: Program) -> LayerDescription:
 
 def describe_product(name: str, product: Product,
                      program: Program) -> LayerDescription:
-    """The row of a product of spikes with spikes, or with real values."""
+    """Make the row of a product of spikes with spikes or real values."""
     kind = f'{product.operations[0]} of ' + (
         'counts' if len(product.spikes) > 1 else 'spikes')
     if product.trilinear:

@@ -34,7 +34,7 @@ from .spikes import SlotAttention
 
 
 def to_fast(model: nn.Module, inputs=None) -> nn.Module:
-    """A copy in integer form that runs on the integer kernels of a CPU.
+    """Copy a model in integer form that runs on a CPU's integer kernels.
 
     The function of :func:`to_integer`: sums of codes times counts are exact,
     in int32. The float32 operations behind them come in another order, so
@@ -64,7 +64,7 @@ def to_fast(model: nn.Module, inputs=None) -> nn.Module:
 
 
 def fold_fast(entry: WeightLayer, encoding: str) -> FoldedLayer:
-    """The inference form of a layer, on a packed kernel if there is one."""
+    """Make the inference form of a layer, on a packed kernel if possible."""
     for kind, fast in ((nn.Conv2d, FastConv2d), (nn.Linear, FastLinear)):
         if isinstance(entry.layer, kind):
             return fast(entry, encoding)
@@ -249,7 +249,7 @@ def is_folded(*norms: nn.Module) -> bool:
 
 @singledispatch
 def fuse(unit: nn.Module) -> nn.Module:
-    """A unit of the integer form with what can be fused in it."""
+    """Fuse what can be fused in a unit of the integer form."""
     return unit
 
 
@@ -306,7 +306,7 @@ def fuse_all(module: nn.Module,
 
 
 def fused(module: nn.Module) -> nn.Module:
-    """What takes the place of a module; itself if its forward is its own."""
+    """Change a module, but not one whose forward is its own."""
     for kind in type(module).__mro__:
         name = f'{kind.__module__}.{kind.__qualname__}'
         change = NAMED.get(name) or kind in fuse.registry and fuse

@@ -5,11 +5,11 @@ end; see ``operations``.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
-from mmengine.structures import BaseDataElement
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -17,21 +17,24 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..layers import BatchNormPad, SpikingNeuron
+from .obstacles import OWN_FORWARD, TRUSTED, find_obstacle
 from .operations import (
     BLANK,
     FACTS,
     FILLS,
+    LENDS,
+    LIKE,
+    MODELED,
     OPERATIONS,
     PRODUCTS,
     SIZES,
     ZERO,
     ZEROS,
+    Call,
     Product,
     Spikes,
     elementwise,
-    end,
-    has_zero,
-    keep,
+    tensors,
 )
 
 
@@ -50,6 +53,7 @@ class Value:
         readers (list[Value]): What was made of it.
         hidden (bool): Whether something may have read it unseen.
         sized (bool): Whether its shape was asked for.
+        note (str): The argument that ended the spikes, if it was one.
     """
     step: str
     scope: str = ''
@@ -60,6 +64,7 @@ class Value:
     readers: list['Value'] = field(default_factory=list)
     hidden: bool = False
     sized: bool = False
+    note: str = ''
 
     def __post_init__(self) -> None:
         for source in self.sources:
@@ -76,18 +81,14 @@ def name_of(function: Callable) -> str:
     return parts[-1].strip('_')
 
 
-def tensors(item) -> Iterator[Tensor]:
-    """The tensors in any nesting of sequences, dicts and data samples."""
-    if isinstance(item, Tensor):
-        yield item
-        return
-    if isinstance(item, BaseDataElement):
-        item = list(item.all_values())
-    elif isinstance(item, Mapping):
-        item = list(item.values())
-    if isinstance(item, (list, tuple, set)):
-        for each in item:
-            yield from tensors(each)
+def is_in_place(function: Callable) -> bool:
+    """Whether an operation writes to its first argument, by its name."""
+    name = getattr(function, '__name__', '')
+    if name.startswith('__'):
+        return name in ('__setitem__', '__set__') or name in {
+            f'__i{x}__' for x in 'add sub mul truediv div floordiv mod pow '
+            'and or xor lshift rshift matmul'.split()}
+    return name.endswith('_')
 
 
 @dataclass
@@ -98,10 +99,15 @@ class Frame:
         scope (str): Its path.
         values (list[Value]): What its forward had in hand.
         products (list[Product]): Of its own, in order.
+        trusted (bool): Whether its code is known to compute the same,
+            whatever values it reads in Python.
+        branched (bool): Whether Python read a value in code that is not.
     """
     scope: str = ''
     values: list[Value] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    trusted: bool = True
+    branched: bool = False
 
 
 class Tracer(TorchFunctionMode):
@@ -118,8 +124,10 @@ class Tracer(TorchFunctionMode):
             neuron put out at each of its calls, in order of the first.
         products (list[Product]): Products of spikes, in order.
         order (list[nn.Module | Product]): Layers and products as they ran.
-        lenders (set[nn.Module]): Modules whose parameters something but
-            their own layer or norm has read.
+        obstacles (dict[nn.Module, str]): Modules whose place nothing else
+            can take, and why.
+        branches (dict[str, str]): Modules of a user's own whose Python read
+            values, and with what: other inputs may go other ways.
 
     Example::
 
@@ -141,8 +149,12 @@ class Tracer(TorchFunctionMode):
         self.calls: dict[nn.Module, list[Value]] = {}
         self.products: list[Product] = []
         self.order: list[nn.Module | Product] = []
-        self.lenders: set[nn.Module] = set()
+        self.obstacles: dict[nn.Module, str] = {}
+        self.branches: dict[str, str] = {}
         self.values = WeakTensorKeyDictionary()
+        self.writes: Counter[int] = Counter()  # by storage
+        self.dtype = next((x.dtype for x in model.parameters()
+                           if x.is_floating_point()), None)
         self.frames = [Frame()]
         self.inside = 0  # a leaf, or of this class itself: not followed
         self._own: list[tuple[nn.Module, Callable | None]] = []
@@ -152,6 +164,8 @@ class Tracer(TorchFunctionMode):
         for path, module in self.model.named_modules():
             for tensor in tensors(list(vars(module).values())):
                 self.note(tensor, Value('constant', path))
+            if obstacle := find_obstacle(module):
+                self.obstacles[self.originals.get(module, module)] = obstacle
             self._own.append((module, vars(module).get('forward')))
             module.__dict__['forward'] = partial(self.run, path, module,
                                                  module.forward)
@@ -163,7 +177,9 @@ class Tracer(TorchFunctionMode):
         for module, forward in self._own:
             if any(self.values[x][0].readers
                    for x in module.parameters(recurse=False)):
-                self.lenders.add(self.originals.get(module, module))
+                self.obstacles.setdefault(
+                    self.originals.get(module, module),
+                    'its weights are read elsewhere too')
             vars(module).pop('forward', None)
             if forward is not None:
                 module.__dict__['forward'] = forward
@@ -176,15 +192,14 @@ class Tracer(TorchFunctionMode):
             for x in tensors([args, kwargs]):
                 self.note(x, Value('input'))
             outputs = function(*args, **kwargs)
-            self.inside += 1
-            for x in tensors(outputs):  # whoever gets them reads them
-                if x in self.values:
-                    self.value(x).hidden = True
-            self.inside -= 1
+            # What is still there somebody holds, in the outputs or in an
+            # attribute, and reads it unseen.
+            for value, _ in self.values.values():
+                value.hidden = True
         return outputs
 
     def named_products(self) -> dict[str, Product]:
-        """The products by names: of their module and of what they are."""
+        """Return the products by the names of their module and role."""
         found: dict[str, Product] = {}
         seen: Counter[str] = Counter()
         for product in self.products:
@@ -199,19 +214,35 @@ class Tracer(TorchFunctionMode):
 
     def note(self, x: Tensor, value: Value) -> None:
         """From now on this tensor is that value."""
-        value.dim = x.dim()
-        self.values[x] = value, _version(x)
+        value.dim, value.hidden = x.dim(), self.frames[-1].branched
+        self.values[x] = value, self.version(x)
         self.frames[-1].values.append(value)
 
+    def version(self, x: Tensor) -> tuple[int, int]:
+        """How many times it was written to, by whatever name.
+
+        PyTorch does not count it for x.data, and not in inference mode.
+        """
+        if x.layout != torch.strided:
+            return 0, 0
+        return 0 if x.is_inference() else x._version, \
+            self.writes[x.untyped_storage().data_ptr()]
+
+    def written(self, x: Tensor) -> None:
+        """It was written to, and with it all that share its memory."""
+        if x.layout == torch.strided and x.numel():
+            self.writes[x.untyped_storage().data_ptr()] += 1
+
     def value(self, x: Tensor, reader: str = '') -> Value:
-        """What a tensor is.
+        """Return what a tensor is.
 
         If nothing seen has made it, or filled it before somebody reads it,
         everything at hand may be part of it.
         """
         value, version = self.values.get(x, (None, 0))
-        if value is not None and version == _version(x):
-            if value.step not in BLANK or reader in FILLS:
+        if value is not None and version == self.version(x):
+            if value.step not in BLANK or reader in FILLS and (
+                    value.step not in ZERO or not x.any()):
                 return value
         elif value is not None:
             value = Value('change in place', self.frames[-1].scope, (value, ))
@@ -236,37 +267,53 @@ class Tracer(TorchFunctionMode):
             if name in SIZES and read and read[0] in self.values:
                 self.value(read[0]).sized = True
             return function(*args, **kwargs)
-        sources = tuple(self.value(x, name) for x in read)
-        tags = [source.spikes for source in sources]
-        rule = OPERATIONS.get(name, end)
-        spikes = ZEROS if name in ZERO or (
-            rule is elementwise and has_zero(args)) else None
-        if any(tags) and rule in PRODUCTS:
-            out, spikes = self.multiply(function, name, args, kwargs, tags)
+        values = [self.value(x, name) for x in read]
+        call = Call(name, args, kwargs, [v.spikes for v in values],
+                    self.dtype)
+        # Of these no more is asked than of how many images they are.
+        asked = values[:1] if name in LIKE else values[1:] \
+            if name in MODELED else []
+        for value in asked:
+            value.sized = True
+        sources = tuple(v for v in values if v not in asked)
+        if call.rule in PRODUCTS and any(call.tags):
+            call.out, tag, note = self.multiply(function, args, kwargs, call)
         else:
-            out = function(*args, **kwargs)
-            if any(tags) and spikes is None and (rule is not keep or tags[0]):
-                spikes = rule(tags, args, kwargs)
-        self.put_out(args[0] if name == 'setitem' else out, name, sources,
-                     spikes)
-        return out
+            call.out = function(*args, **kwargs)
+            if name == 'iter':
+                call.out = list(call.out)
+            tag, note = call.result() if any(call.tags) else (None, '')
+        if name in ZERO or call.rule is elementwise and call.has_zero:
+            tag, note = ZEROS, ''
+        made = call.out
+        if read and (is_in_place(function) or call.get(
+                'inplace', default=kwargs.get('inplace'))):
+            self.written(read[0])
+            made = read[0]
+            if function.__name__ == '__set__':  # x.data = y
+                tag = None
+        for x in tensors(kwargs.get('out')):
+            self.written(x)
+        self.put_out(made, name, sources, tag, note=note)
+        if name in LENDS:
+            self.note(read[0], Value(name, self.frames[-1].scope, sources))
+        return iter(call.out) if name == 'iter' else call.out
 
-    def multiply(self, function: Callable, name: str, args: tuple,
-                 kwargs: dict, tags: list[Spikes | None]
-                 ) -> tuple[object, Spikes | None]:
+    def multiply(self, function: Callable, args: tuple, kwargs: dict,
+                 call: Call) -> tuple[object, Spikes | None, str]:
         """Run an operation that may multiply spikes with another tensor."""
-        rule = OPERATIONS[name]
-        spikes = rule(tags, args, kwargs)
-        if len(tags) == 1 or rule is elementwise and None in tags or not any(
+        tags, (spikes, note) = call.tags, call.result()
+        flat = call.rule is elementwise
+        if note or len(tags) == 1 or flat and None in tags or not any(
                 tag is not None and tag.bounded for tag in tags):
-            return function(*args, **kwargs), spikes
-        found = self.found_product(name, tags, rule is elementwise)
+            return function(*args, **kwargs), spikes, note
+        found = self.found_product(call.name, tags, flat)
         if spikes is not None:
             spikes = replace(spikes, product=found)
         self.inside += 1
         out = self.product(found, function, args, kwargs, tags)
         self.inside -= 1
-        return out, spikes
+        return out, spikes, ''
 
     def product(self, product: Product, function: Callable, args: tuple,
                 kwargs: dict, tags: list[Spikes | None]):
@@ -275,7 +322,7 @@ class Tracer(TorchFunctionMode):
 
     def found_product(self, name: str, tags: list[Spikes | None],
                       elementwise: bool) -> Product:
-        """The product that this is, or the second part of."""
+        """Return the product that this is, or is the second part of."""
         frame = self.frames[-1]
         bounded = [tag for tag in tags if tag is not None and tag.bounded]
         first = next((tag for tag in tags
@@ -299,36 +346,45 @@ class Tracer(TorchFunctionMode):
 
     def put_out(self, out, step: str, sources: tuple[Value, ...],
                 spikes: Spikes | None, module: nn.Module | None = None,
-                scope: str | None = None) -> None:
+                scope: str | None = None, note: str = '') -> None:
         """Note what a step made."""
-        scope = self.frames[-1].scope if scope is None else scope
+        frame = self.frames[-1]
+        scope = frame.scope if scope is None else scope
         made = list(tensors(out))
         if not made:  # a number, a text: its reader is Python
             Value(step, scope, sources)
+            if not frame.trusted and sources:
+                # Other values may take another way from here on.
+                self.branches.setdefault(scope, step)
+                frame.branched = True
+                for each in frame.values:
+                    each.hidden = True
         for x in made:
             tag = spikes if x.is_floating_point() else None
-            self.note(x, Value(step, scope, sources, tag, module))
+            self.note(x, Value(step, scope, sources, tag, module, note=note))
 
     def run(self, path: str, module: nn.Module, forward: Callable, *args,
             **kwargs):
-        """A module's forward."""
+        """Follow a module's forward."""
         if self.inside:
             return forward(*args, **kwargs)
-        if isinstance(module, self.leaves) or \
-                type(module).__name__ in OPERATIONS:
+        if isinstance(module, self.leaves) or is_known(module):
             return self.run_leaf(path, module, forward, *args, **kwargs)
         self.inside += 1
         read = tuple(self.values[x][0] for x in tensors([args, kwargs])
                      if x in self.values)
         self.inside -= 1
-        frame = Frame(path, list(read))
+        frame = Frame(path, list(read), trusted=f'{type(module).__module__}.'
+                      .startswith(TRUSTED))
         self.frames.append(frame)
         out = forward(*args, **kwargs)
         self.frames.pop()
         self.inside += 1
         for x in tensors(out):
             if x in self.values:
-                self.frames[-1].values.append(self.values[x][0])
+                value = self.values[x][0]
+                value.hidden |= self.frames[-1].branched
+                self.frames[-1].values.append(value)
             else:  # made where nothing is seen, of whatever was there
                 for each in frame.values:
                     each.hidden = True
@@ -338,28 +394,34 @@ class Tracer(TorchFunctionMode):
 
     def run_leaf(self, path: str, module: nn.Module, forward: Callable, *args,
                  **kwargs):
-        """A layer, a norm, a neuron, or a module of the table."""
+        """Follow a layer, a norm, a neuron, or a module of the table."""
         self.inside += 1
         name = type(module).__name__
         read = list(tensors([args, kwargs]))
         sources = tuple(self.value(x) for x in read)
         out = forward(*args, **kwargs)
         module = self.originals.get(module, module)
-        spikes = None
+        spikes, note = None, ''
         if isinstance(module, SpikingNeuron):
-            spikes = Spikes.of(module)
-        elif name in OPERATIONS and sources[0].spikes is not None:
-            spikes = OPERATIONS[name]([sources[0].spikes], args, kwargs)
+            spikes = None if self.obstacles.get(module) == OWN_FORWARD \
+                else Spikes.of(module)
+        elif is_known(module) and any(source.spikes for source in sources):
+            call = Call(name, args, kwargs, [s.spikes for s in sources],
+                        self.dtype)
+            call.out = out
+            spikes, note = call.result()
         if isinstance(module, (_ConvNd, nn.Linear)) and \
                 module not in self.calls:
             self.order.append(module)
-        self.put_out(out, name, sources, spikes, module, path)
+        self.put_out(out, name, sources, spikes, module, path, note)
         made = self.values[next(tensors(out))][0]
         self.calls.setdefault(module, []).append(made)
         self.inside -= 1
         return out
 
 
-def _version(x: Tensor) -> int:
-    """How many times it was written to."""
-    return 0 if x.is_inference() else x._version
+def is_known(module: nn.Module) -> bool:
+    """Whether the table of operations knows the class of a module."""
+    kind = type(module)
+    return kind.__name__ in OPERATIONS and \
+        f'{kind.__module__}.'.startswith(TRUSTED)

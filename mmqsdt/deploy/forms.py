@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 
 from mmengine.logging import print_log
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..layers import IELIF, SpikingNeuron
 from .describe import Description, describe_program
 from .flow import Tracer
-from .fold import FoldedLayer, fold
+from .fold import FoldedLayer, FoldedNorm, fold
 from .products import ProductHook
 from .program import Program, WeightLayer, follow
 from .spikes import ENCODINGS, SlotAttention, SlotNeuron
 
 
 def to_integer(model: nn.Module, inputs=None) -> nn.Module:
-    """A copy that computes on integers wherever spikes are read.
+    """Copy a model so that it computes on integers wherever spikes are read.
 
     Every LSQ weight is its integer code (int8) with one scale a channel,
     batch norms are folded into scale and bias, neurons emit integer counts.
@@ -48,7 +49,7 @@ def to_integer(model: nn.Module, inputs=None) -> nn.Module:
 def to_spikes(model: nn.Module,
               encoding: str = 'thermometer',
               inputs=None) -> nn.Module:
-    """A copy in which every layer that reads spikes reads binary ones.
+    """Copy a model so that every layer that reads spikes reads binary ones.
 
     Every neuron emits binary slots for each time step; weights accumulate
     slot by slot, attention multiplies binary tensors, and scale, bias and
@@ -83,7 +84,7 @@ def convert(
     fuse: Callable[[Program, dict[nn.Module, nn.Module]], None] | None = None,
     program: Program | None = None,
 ) -> nn.Module:
-    """A copy with folded layers, norms gone, and neurons that emit counts.
+    """Copy a model with norms folded into layers and neurons of counts.
 
     Args:
         model (nn.Module): As in :func:`to_integer`.
@@ -118,6 +119,8 @@ def convert(
         replaced.update((norm, nn.Identity()) for norm in entry.norms)
     for unit in program.attentions.values():
         replaced[unit] = SlotAttention(copies[unit], encoding)
+    if fuse is None:  # else their places may be gone
+        watch_norms(program, replaced, copied)
     for neuron in program.counting:
         counting = counting_neuron(copies[neuron])
         replaced[neuron] = SlotNeuron(counting, encoding) \
@@ -128,6 +131,11 @@ def convert(
     watch_the_rest(program, copies)
     copied = replace_modules(
         copied, {copies[old]: new for old, new in replaced.items()})
+    standing = set(copied.modules())
+    for old in replaced:
+        if copies[old] not in standing:
+            copies[old].register_forward_pre_hook(
+                PassedBy(program.paths[old]))
     keep_description(copied, describe_program(program))
     if encoding != 'count' and any(
             product.scope not in program.attentions
@@ -146,7 +154,7 @@ def keep_description(model: nn.Module, rows: Description) -> None:
 
 
 def counting_neuron(neuron: SpikingNeuron) -> SpikingNeuron:
-    """The same neuron of amplitude 1: it emits counts."""
+    """Make the same neuron with amplitude 1: it emits counts."""
     if neuron.amplitude == 1:
         return neuron
     if type(neuron) is IELIF:
@@ -160,30 +168,75 @@ def counting_neuron(neuron: SpikingNeuron) -> SpikingNeuron:
 
 @dataclass
 class Unforeseen:
-    """A hook for layers of which it is not known what they read."""
+    """A hook for layers and neurons of which nothing is known."""
     name: str
 
     def __call__(self, module: nn.Module, args: tuple) -> None:
         raise ValueError(
             f'{self.name} did not run when the model was traced, so it is '
-            'not known whether it reads spikes; convert the model with '
+            'not known who reads spikes of whom; convert the model with '
             'inputs= on which it runs')
+
+
+def watch_norms(program: Program, replaced: dict[nn.Module, nn.Module],
+                model: nn.Module) -> None:
+    """Have a model say if it went past a norm that is part of a layer."""
+    gone = {getattr(unit, f'{name}_norm') for name in ('q', 'k', 'v', 'proj')
+            for unit in program.attentions.values()}
+    layers = []
+    for entry in program.layers.values():
+        for norm in set(entry.norms) & replaced.keys() - gone:
+            replaced[norm] = FoldedNorm(replaced[entry.layer])
+            layers.append(replaced[entry.layer])
+    if layers:
+        model.register_forward_pre_hook(NormsDue(layers, True))
+        model.register_forward_hook(NormsDue(layers))
+
+
+@dataclass
+class NormsDue:
+    """A hook for a model with norms that are part of layers."""
+    layers: list[FoldedLayer]
+    begin: bool = False
+
+    def __call__(self, *_) -> None:
+        for layer in self.layers:
+            if layer.due and not self.begin:
+                raise ValueError(
+                    f'{layer.name} is not followed by its norm any more, as '
+                    'it was when the model was traced: its output takes '
+                    'another way; convert the model with inputs= that take '
+                    'it')
+            layer.due = 0
+
+
+@dataclass
+class PassedBy:
+    """A hook for modules in whose place others stand now."""
+    name: str
+
+    def __call__(self, module: nn.Module, args: tuple) -> None:
+        raise ValueError(
+            f'{self.name} is called past its place in the model, from a '
+            'plain list or a function, so nothing can stand in for it; hold '
+            'it in an nn.ModuleList, or as an attribute alone')
 
 
 def watch_the_rest(program: Program,
                    copies: dict[nn.Module, nn.Module]) -> None:
     """Say which layers stay as they are although they read spikes."""
-    left = []
-    for entry in program.layers.values():
-        if not entry.inputs:
-            copies[entry.layer].register_forward_pre_hook(
-                Unforeseen(entry.name))
-        elif entry.stays:
-            left.append(f'{entry.name} ({entry.obstacle})')
+    for module, path in program.paths.items():
+        if module not in program.calls and isinstance(
+                module, (_ConvNd, nn.Linear, SpikingNeuron)):
+            copies[module].register_forward_pre_hook(Unforeseen(path))
+    left = [f'{entry.name} ({entry.obstacle})'
+            for entry in program.layers.values() if entry.stays]
     if left:
         print_log(
             f'read spikes, but stay as they are: {", ".join(left)}',
             'current', logging.WARNING)
+    if program.branches:
+        print_log(program.told_branches(), 'current', logging.WARNING)
 
 
 def check_convertible(model: nn.Module) -> None:

@@ -34,7 +34,7 @@ def run_example(model: nn.Module, call: Callable) -> None:
 
 
 def run_whole(model: nn.Module, call: Callable) -> None:
-    """A model of MMPretrain, MMDetection or MMSegmentation on noise.
+    """Run a model of MMPretrain, MMDetection or MMSegmentation on noise.
 
     Auxiliary heads, which only a training runs, come after it.
     """
@@ -67,7 +67,7 @@ def run_whole(model: nn.Module, call: Callable) -> None:
 
 
 def find_input(part: nn.Module):
-    """The first guess on which a part of a model runs.
+    """Return the first guess on which a part of a model runs.
 
     Raises:
         ValueError: If there is none.
@@ -87,14 +87,14 @@ def find_input(part: nn.Module):
 
 
 def repeat(x: Tensor | tuple[Tensor, ...], times: int):
-    """The same, times over along the batch."""
+    """Repeat it along the batch."""
     if isinstance(x, tuple):
         return tuple(repeat(each, times) for each in x)
     return x.repeat(times, *[1] * (x.dim() - 1))
 
 
 def cannot(model: nn.Module, error: object) -> str:
-    """The text of an error."""
+    """Return the text of an error."""
     text = str(error).splitlines()[0] if str(error) else repr(error)
     return (f'a {type(model).__name__} does not run on noise of the size '
             f'that its first layer takes ({text}); give what its forward '
@@ -135,7 +135,7 @@ def guesses(part: nn.Module) -> Iterator[Tensor | tuple[Tensor, ...]]:
 
 
 def noise(model: nn.Module, *shape: int) -> Tensor:
-    """The same at every call; of the type and place of the parameters."""
+    """Make the same noise each time, of the parameters' type and device."""
     like = next((p for p in model.parameters() if p.is_floating_point()),
                 torch.empty(0))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))

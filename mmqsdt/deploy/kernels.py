@@ -59,7 +59,7 @@ class IntegerConv:
         self.packed: dict[tuple[int, int], Tensor] = {}
 
     def pack(self, height: int, width: int) -> Tensor:
-        """The codes in the order that kernels for maps of this size read.
+        """Pack the codes in the order that kernels for maps of this size read.
 
         Maps that are not small share one, but at widths such as 720, the
         scores of a RetinaNet. Where the order is not the kernel's, it is

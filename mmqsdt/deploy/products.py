@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .flow import Tracer, tensors
+from .flow import Tracer
 from .fold import FoldedLayer
-from .operations import Product, Spikes
+from .operations import Product, Spikes, tensors
 from .spikes import (
     SlotAttention,
     SlotNeuron,
@@ -56,7 +56,7 @@ class SlotProducts(Tracer):
 
         def run(*operands: Tensor) -> Tensor:
             new = iter(operands)
-            return function(*_replaced(args, new), **_replaced(kwargs, new))
+            return function(*replaced(args, new), **replaced(kwargs, new))
 
         spikes = [sum(x for _, x in each) for each in slots]
         for i, tag in enumerate(tags):  # a sum meets each spike of the other
@@ -83,14 +83,14 @@ class SlotProducts(Tracer):
         return list(zip(weights, slots.squeeze(1)))
 
 
-def _replaced(item, new):
+def replaced(item, new):
     """Nested arguments with other tensors in the place of theirs."""
     if isinstance(item, Tensor):
         return next(new)
     if isinstance(item, dict):
-        return {key: _replaced(value, new) for key, value in item.items()}
+        return {key: replaced(value, new) for key, value in item.items()}
     if isinstance(item, (list, tuple)):
-        return type(item)(_replaced(value, new) for value in item)
+        return type(item)(replaced(value, new) for value in item)
     return item
 
 

@@ -18,13 +18,20 @@ from torch.nn.modules.conv import _ConvNd
 from ..layers import BatchNormPad, LSQWeight, SpikeAttention, SpikingNeuron
 from .flow import Tracer, Value
 from .inputs import run_example
-from .operations import OPERATIONS, Spikes, join, joined, keep
+from .operations import (
+    OPERATIONS,
+    Rule,
+    Spikes,
+    cast,
+    end,
+    join,
+    joined,
+    keep,
+)
 
 # Operations that do not care how many images a tensor seems to have.
 ELEMENT_BY_ELEMENT = {'clone', 'contiguous', 'detach', 'double', 'float',
                       'half', 'relu', 'to'}
-# Modules whose convs and linear layers compute what their name says.
-TRUSTED = ('torch.nn.', 'mmcv.cnn.', 'mmqsdt.layers.')
 
 
 @dataclass(eq=False)
@@ -66,7 +73,7 @@ class WeightLayer:
         return neurons[0] if len(neurons) == 1 else None
 
     @property
-    def bits(self) -> int | None:
+    def bits(self) -> int | str | None:
         """Of its weights; None for float ones."""
         return getattr(self.layer, 'bits', None)
 
@@ -101,10 +108,13 @@ class Program:
         slotting (set[SpikingNeuron]): Those that could put out slots too.
         attentions (dict[str, SpikeAttention]): Attentions by path between
             whose neurons and products nothing else stands.
+        calls, obstacles, branches: See :class:`Tracer`.
+        paths (dict[nn.Module, str]): Of every module.
     """
 
     def __init__(self, model: nn.Module, tracer: Tracer) -> None:
-        self.calls, self.lenders = tracer.calls, tracer.lenders
+        self.calls, self.obstacles = tracer.calls, tracer.obstacles
+        self.branches = tracer.branches
         self.paths = {m: path for path, m in model.named_modules()}
         self.products = tracer.named_products()
         names = {product: name for name, product in self.products.items()}
@@ -117,9 +127,12 @@ class Program:
         norms = {n for e in self.layers.values() for n in e.norms}
         self.attentions = {
             path: m for path, m in model.named_modules()
-            if isinstance(m, SpikeAttention) and _is_own(m)
+            if isinstance(m, SpikeAttention) and m not in self.obstacles
+            and all(isinstance(getattr(m, f'{n}neuron'), SpikingNeuron)
+                    for n in ('', 'q_', 'k_', 'v_', 'attn_'))
             and norms.issuperset((m.q_norm, m.k_norm, m.v_norm, m.proj_norm))}
-        self.counting = {m for m in self.calls if isinstance(m, SpikingNeuron)}
+        self.counting = {m for m in self.calls.keys() - self.obstacles.keys()
+                         if isinstance(m, SpikingNeuron)}
         self.slotting = set(self.counting)
         while self._shrink():
             pass
@@ -129,15 +142,11 @@ class Program:
     # Layers.
 
     def _read(self, path: str, layer: nn.Module) -> WeightLayer:
-        """What a layer reads, and what alone reads it."""
+        """Return what a layer reads, and what alone reads it."""
         made = self.calls.get(layer, [])
         entry = WeightLayer(layer, name=path,
+                            obstacle=self.obstacles.get(layer, ''),
                             inputs=[value.sources[0] for value in made])
-        owner = next(c for c in type(layer).__mro__ if 'forward' in vars(c))
-        if not f'{owner.__module__}.'.startswith(TRUSTED):
-            entry.obstacle = 'it has a forward of its own'
-        elif layer in self.lenders:
-            entry.obstacle = 'its weights are read elsewhere too'
         if made:
             spikes = joined([value.spikes for value in entry.inputs])
             if spikes is not None and spikes.neurons and not entry.obstacle:
@@ -145,6 +154,7 @@ class Program:
                 entry.source = self.source(spikes)
         norms = []
         while (found := self._sole_reader(made)) is not None \
+                and found not in self.obstacles \
                 and _can_fold(found, entry, made, norms):
             norms.append(found)
             made = self.calls[found]
@@ -154,8 +164,7 @@ class Program:
         return entry
 
     def _sole_reader(self, made: list[Value]) -> nn.Module | None:
-        """The module that reads these values, if they are read by no other
-        and it reads no other."""
+        """Return the module that alone reads these values, and no others."""
         readers = []
         for value in made:
             if value.hidden or len(value.readers) != 1:
@@ -186,20 +195,21 @@ class Program:
 
     def reason(self, value: Value) -> str:
         """What made a value real: where spikes ended, if they were near."""
+        while _is_moved(value):
+            value = value.sources[0]
         near = [value]
         for each in near:  # grows
             real = [s for s in each.sources if s.spikes is None]
+            if _is_moved(each):
+                near += [s for s in each.sources[:1] if s not in near]
+                continue
             if each.module not in self._entries and any(
                     s.spikes and s.spikes.bounded for s in each.sources) \
-                    and not (real and OPERATIONS.get(each.step) is join):
+                    and (each.note or not (real and rule_of(each) is join)):
                 where = f' in {each.scope}' if each.scope else ''
-                return f'{each.step} of spikes{where}'
-            if each.module is None and (each is value or each.scope and
-                                        each.scope == value.scope):
+                return f'{each.step}{each.note} of spikes{where}'
+            if each.module is None and each.scope == value.scope:
                 near += [s for s in real if s not in near]
-        while value.sources and value.module is None and \
-                OPERATIONS.get(value.step) is keep:
-            value = value.sources[0]
         if value.module is not None:
             return f'{value.step} {self.paths[value.module]}'
         return f'{value.step} in {value.scope}' if value.scope else value.step
@@ -270,6 +280,13 @@ class Program:
         return ', '.join(self.paths[n] or type(n).__name__
                          for n in spikes.neurons)
 
+    def told_branches(self) -> str:
+        """Where a user's own Python read values."""
+        where = ', '.join(f'{path or "the model"} ({step})'
+                          for path, step in self.branches.items())
+        return (f'Python reads values in {where}: other inputs may go other '
+                'ways, so norms and amplitudes there stay as they are')
+
     def explain(self, layer: str) -> str:
         """How the values that a layer reads came about, step by step.
 
@@ -294,9 +311,9 @@ class Program:
         return '\n'.join(lines)
 
     def _tell(self, value: Value, lines: list[str], depth: int) -> None:
-        """A value and what it was made of, down to neurons and layers."""
+        """Add a value and its origins, down to neurons and layers."""
         name = self.paths[value.module] if value.module else value.scope
-        text = f'{"  " * depth}{value.step}'
+        text = f'{"  " * depth}{value.step}{value.note}'
         text += (f' {name}' if value.module else f' in {name}') if name else ''
         if value.spikes is not None:
             text += ' -> spikes' if value.spikes.bounded else ' -> counts'
@@ -351,18 +368,22 @@ def find_layers(model: nn.Module, inputs=None) -> dict[str, WeightLayer]:
     return trace(model, inputs).layers
 
 
+def rule_of(value: Value) -> Rule:
+    """What the operation that made a value does with spikes."""
+    return OPERATIONS.get(value.step, (end, ()))[0]
+
+
+def _is_moved(value: Value) -> bool:
+    """Whether an operation did no more than move what is no spikes."""
+    return rule_of(value) in (keep, cast) and value.module is None and \
+        bool(value.sources) and not (
+            value.sources[0].spikes and value.sources[0].spikes.bounded)
+
+
 def _is_kept(reader: Value) -> bool:
     """Whether spikes went through an operation as spikes."""
     return reader.module is None and reader.spikes is not None \
         and reader.spikes.factors == 1
-
-
-def _is_own(unit: SpikeAttention) -> bool:
-    """Whether an attention runs the forward of its class, over spikes."""
-    return all(getattr(type(unit), name) is getattr(SpikeAttention, name)
-               for name in ('forward', 'split_heads')) and all(
-                   isinstance(getattr(unit, f'{n}neuron'), SpikingNeuron)
-                   for n in ('', 'q_', 'k_', 'v_', 'attn_'))
 
 
 def _can_fold(norm: nn.Module, entry: WeightLayer, made: list[Value],

@@ -12,7 +12,7 @@ def to_form(model: nn.Module,
             form: str,
             encoding: str = 'thermometer',
             inputs=None) -> nn.Module:
-    """A model in the form of this name; 'float' is the model itself.
+    """Return a model in the form of this name; 'float' is the model itself.
 
     Args:
         model (nn.Module): As in :func:`to_integer`.

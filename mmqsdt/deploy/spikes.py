@@ -29,7 +29,7 @@ def slot_weights(levels: int, encoding: str) -> tuple[int, ...]:
 
 
 def encode(counts: Tensor, levels: int, encoding: str) -> Tensor:
-    """Counts to slots, slots outermost.
+    """Turn counts to slots, slots outermost.
 
     Args:
         counts (Tensor): (T*B, ...), integers 0..levels.
@@ -86,7 +86,7 @@ class SlotNeuron(nn.Module):
 
 
 def spiking_neurons(model: nn.Module) -> dict[str, SpikingNeuron]:
-    """The neurons of a model in any form, by their path in the float one."""
+    """Return a model's neurons in any form, by their path in the float one."""
     neurons, inside = {}, set()
     for name, module in model.named_modules():
         if isinstance(module, SlotNeuron):
@@ -98,7 +98,7 @@ def spiking_neurons(model: nn.Module) -> dict[str, SpikingNeuron]:
 
 
 def integer_counts(neuron: SpikingNeuron, output: Tensor) -> Tensor:
-    """What a neuron put out, as counts 0..D."""
+    """Return what a neuron emitted, as counts 0..D."""
     return (output / neuron.amplitude).round()
 
 
@@ -135,7 +135,7 @@ class SlotProduct(nn.Module):
         self.weights = tuple(slot_weights(d, encoding) for d in levels)
 
     def exact_dtype(self, x: Tensor) -> torch.dtype:
-        """The float type in which no sum of this input can be rounded."""
+        """Return the float type in which no sum of this input is rounded."""
         d, n = x.shape[-2:]
         bound = self.levels[0] * self.levels[1] * self.levels[2] * d * n
         return torch.float64 if bound >= EXACT_FLOAT32 else torch.float32

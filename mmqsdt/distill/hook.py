@@ -5,11 +5,11 @@ from inspect import signature
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..registry import HOOKS
+from ..utils.build import unwrap
 from .recorder import Recorder, Recording, Tap, find_taps, record
 from .teacher import build_teacher, check_teacher
 
@@ -19,10 +19,10 @@ class FGDistillHook(Hook):
     """Add the FGD loss against a teacher to the losses of any model.
 
     The teacher is built when training starts, frozen and in eval mode. It
-    sees the same preprocessed batch as the student and belongs to this hook
-    alone: no checkpoint, optimizer, average or DDP wrapper knows it. The
-    loss is added to what the student returns in its 'loss' mode, so mixed
-    precision, gradient accumulation and logging treat it like any other.
+    sees the same preprocessed batch as the student. Only this hook holds it:
+    it is in no checkpoint, optimizer, weight average or DDP wrapper. The
+    loss is added to the losses that the student returns in its 'loss' mode,
+    so mixed precision, gradient accumulation and logging work as for others.
 
     Args:
         teacher (str | dict): Path of the teacher's config, of any of the
@@ -39,7 +39,8 @@ class FGDistillHook(Hook):
             MMPretrain, which gets the teacher's class as label, or its
             probabilities if it has ``use_soft``. Defaults to None.
         start (int): First iteration with the loss. Defaults to 0.
-        end (int, optional): First iteration without it again; None never.
+        end (int, optional): First iteration without the loss again; None
+            keeps it to the end.
         interval (int): The loss is added in every interval-th iteration.
             Defaults to 1.
 
@@ -80,9 +81,7 @@ class FGDistillHook(Hook):
     def before_train(self, runner) -> None:
         """Build the teacher and listen to both networks."""
         self.after_train(runner)  # of a training that was interrupted
-        student = runner.model
-        while is_model_wrapper(student):
-            student = student.module
+        student = unwrap(runner.model)
         teacher = build_teacher(self.teacher_cfg, self.checkpoint)
         check_teacher(teacher, student)
         self.loss = MODELS.build(self.loss_cfg)
@@ -162,7 +161,7 @@ class FGDistillHook(Hook):
         self._wanted = self.start <= runner.iter and \
             (self.end is None or runner.iter < self.end) and \
             (runner.iter - self.start) % self.interval == 0
-        # What cannot work shall be known before hours of training.
+        # Find out in the first iteration whether it will work.
         self._active = self._wanted or not self._checked
 
     def after_train_iter(self, runner, batch_idx, data_batch=None,
@@ -217,7 +216,7 @@ class FGDistillHook(Hook):
 
     def run_teacher(self, images: Tensor,
                     data_samples: list | None) -> Recording:
-        """What the teacher makes of images that are preprocessed."""
+        """Run the teacher on images that are preprocessed."""
         if self._run_backbone_only:
             return record(self.teacher.backbone, self._teacher_recorder,
                           images)

@@ -15,7 +15,7 @@ def fgd_distance(teacher: Tensor,
                  student: Tensor,
                  teacher_grid: Grid | None = None,
                  student_grid: Grid | None = None) -> Tensor:
-    r"""Distance between the Gram matrices of two sets of tokens.
+    r"""Measure the distance of the Gram matrices of two sets of tokens.
 
     .. math::
 
@@ -23,15 +23,15 @@ def fgd_distance(teacher: Tensor,
         \lVert G_T - G_S \rVert_F^2 &= 2 - 2 \frac{\lVert X_T^T X_S
         \rVert_F^2}{\lVert X_T^T X_T \rVert_F \lVert X_S^T X_S \rVert_F}
 
-    Only d x d products are made: the cost is linear in the tokens N. G of
-    tokens that are all zero is zero, so the distance is 1 when one side is
-    silent and 0 when both are; a silent side gets no gradient. G does not
-    depend on the scale of X.
+    Only d x d products are computed, so the cost is linear in the number of
+    tokens N. If all tokens of a side are zero ("silent"), its G is zero: the
+    distance is then 1, or 0 if both sides are silent, and a silent side gets
+    no gradient. G does not depend on the scale of X.
 
     Args:
         teacher (Tensor): (B, heads, N, d).
         student (Tensor): (B, heads', N', d'). Widths d and d' are free. If
-            the heads differ, neighbours are joined to as many heads as
+            the heads differ, neighbors are joined to as many heads as
             divide both counts. If the grids differ, the finer one is
             averaged down, side by side.
         teacher_grid (tuple, optional): (H, W) of the N tokens, row by row;
@@ -41,8 +41,8 @@ def fgd_distance(teacher: Tensor,
     Returns:
         Tensor: (B, joint heads), each in [0, sqrt(2)]; float64 for float64
         inputs, else float32, also under autocast. Below sqrt(4 eps) of that
-        type (0.0007 in float32) a distance is all rounding, and is 0. It
-        is NaN if a token is not finite.
+        type (0.0007 in float32) a distance is mere rounding and set to 0.
+        It is NaN if a token is not finite.
 
     Raises:
         ValueError: For shapes that cannot be compared.
@@ -67,10 +67,12 @@ def fgd_distance(teacher: Tensor,
         ss = _square_norm(student, student)
         ts = _square_norm(teacher, student)
         both = (tt > 0) & (ss > 0)
-        # One square root of the product: exactly 1 when both are the same.
+        # The root of the product, not a product of roots: so the cosine is
+        # exactly 1 if both are the same.
         cosine = ts / torch.where(both, tt * ss, 1.).sqrt()
         squared = (tt > 0).to(ts) + (ss > 0).to(ts) - 2 * cosine
-        # The square root has no gradient at 0: take 0 there. A NaN stays one.
+        # The square root has an infinite gradient at 0; the inner where keeps
+        # it out, for a gradient of 0. A NaN remains a NaN.
         apart = ~(squared <= 4 * torch.finfo(squared.dtype).eps)
         return torch.where(apart, torch.where(apart, squared, 1.).sqrt(), 0.)
 
@@ -79,7 +81,7 @@ def fgd_loss(teacher: Tensor,
              student: Tensor,
              teacher_grid: Grid | None = None,
              student_grid: Grid | None = None) -> Tensor:
-    """Mean of :func:`fgd_distance` over batch and heads.
+    """Average :func:`fgd_distance` over batch and heads.
 
     Example::
 
@@ -97,7 +99,7 @@ def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
 
 
 def _join_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, h, N, d) -> (B, heads, N, h / heads * d), neighbours joined."""
+    """Join neighbors: (B, h, N, d) -> (B, heads, N, h / heads * d)."""
     if x.shape[1] == heads:
         return x
     x = x.unflatten(1, (heads, -1))  # (B, heads, h / heads, N, d)
@@ -105,16 +107,16 @@ def _join_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def _unit_range(x: Tensor) -> Tensor:
-    """Scale each head to a largest magnitude of 1: no overflow of x^4.
+    """Scale each head to a largest magnitude of 1, so that x^4 is finite.
 
-    The distance does not depend on the scale, so neither does its gradient.
+    The scale changes neither the distance nor its gradient.
     """
     largest = x.detach().abs().amax((-2, -1), keepdim=True)
     return x / torch.where(largest > 0, largest, 1.)
 
 
 def _square_norm(x: Tensor, y: Tensor) -> Tensor:
-    """||X^T Y||_F^2 through a d x d product, (B, heads)."""
+    """Compute ||X^T Y||_F^2 by a d x d product, (B, heads)."""
     return (x.transpose(-2, -1) @ y).square().sum((-2, -1))
 
 
@@ -137,7 +139,7 @@ def _match_grids(teacher: Tensor, student: Tensor, teacher_grid: Grid | None,
 
 
 def _average_down(x: Tensor, grid: Grid, to: Grid) -> Tensor:
-    """(B, heads, H * W, d) -> (B, heads, H' * W', d)."""
+    """Average tokens: (B, heads, H * W, d) -> (B, heads, H' * W', d)."""
     if tuple(grid) == to:
         return x
     batch, heads, _, width = x.shape
@@ -156,8 +158,8 @@ class FGDLoss(nn.Module):
         \underset{b, h}{mean} \lVert G_{T,lxbh} - G_{S,lxbh} \rVert_F
 
     over layers l, tensors x in {q, k, v}, images b and heads h; see
-    :func:`fgd_distance`. The means are plain: weights are not normalised,
-    and one of 0 leaves its share of the mean empty.
+    :func:`fgd_distance`. These are plain means: weights are not normalized,
+    so a layer or tensor of weight 0 still counts in the number averaged over.
 
     Args:
         loss_weight (float): :math:`\lambda`. Defaults to 1.
@@ -194,7 +196,7 @@ class FGDLoss(nn.Module):
     def check(self,
               teacher_grids: list[Grid | None],
               student_grids: list[Grid | None]) -> None:
-        """Whether the layers of two networks can be compared.
+        """Check that the layers of two networks can be compared.
 
         Args:
             teacher_grids (list): (H, W) of every layer, or None if unknown.

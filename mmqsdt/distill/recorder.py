@@ -1,4 +1,4 @@
-"""Recording q, k and v of any network, by module path."""
+"""Record q, k and v of any network, by module path."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ TENSORS = ('q', 'k', 'v')
 
 @dataclass(frozen=True)
 class Tap:
-    """Where the q, k, v of one attention layer come out.
+    """The modules whose outputs are q, k and v of one attention layer.
 
     Attributes:
         paths (dict[str, str]): 'q', 'k', 'v', or 'qkv' for all three side
             by side in the channels -> path of the module whose output it is.
-        num_heads (int): Heads; the channels of a head are neighbours.
+        num_heads (int): Heads; the channels of a head are neighbors.
         num_extra_tokens (int): Tokens before those of the grid, such as a
             class token; they are left out.
         time_steps (int): T, the time steps folded into the batch.
@@ -37,9 +37,9 @@ class Recording:
 
     Attributes:
         tensors (list[dict[str, Tensor]]): For every layer 'q', 'k', 'v',
-            each (B, heads, N, d), a mean over time steps.
+            each (B, heads, N, d), averaged over time steps.
         grids (list[tuple[int, int] | None]): (H, W) of the N tokens; None
-            where a module gives a sequence.
+            if a module returns a sequence.
     """
     tensors: list[dict[str, Tensor]] = field(default_factory=list)
     grids: list[tuple[int, int] | None] = field(default_factory=list)
@@ -48,10 +48,10 @@ class Recording:
 def find_taps(model: nn.Module,
               taps: dict | None = None,
               owner: str = 'model') -> list[Tap]:
-    """The taps of a model: those named, or those of its QSDTransformer.
+    """Return a model's taps: those named, or those of its QSDTransformer.
 
-    What is recorded is what attention reads: behind the neurons, spikes of
-    the student and activations of its ANN counterpart.
+    Of a QSDTransformer the outputs of the neurons are recorded, which
+    attention reads: spikes, or the activations of an ANN counterpart.
 
     Args:
         model (nn.Module): Any network.
@@ -68,8 +68,8 @@ def find_taps(model: nn.Module,
         of the list of paths.
 
     Raises:
-        ValueError: If there is nothing to be found, or not one q, k and v
-            for each layer.
+        ValueError: If nothing is found, or not one q, k and v for each
+            layer.
 
     Example::
 
@@ -146,7 +146,7 @@ def _matches(model: nn.Module, patterns: str | Iterable[str], name: str,
 
 
 def _around(model: nn.Module, path: str, name: str) -> int | None:
-    """An integer of the module at a path, or of the nearest one around."""
+    """Read an integer from the module at a path, or the nearest around it."""
     parts = path.split('.')
     for end in range(len(parts), -1, -1):
         module = model.get_submodule('.'.join(parts[:end]))
@@ -165,10 +165,10 @@ def _num_heads(model: nn.Module, path: str, owner: str) -> int:
 
 
 class Recorder:
-    """Keeps what the taps of a model give, while it is asked to.
+    """Keep the outputs of a model's taps between start and stop.
 
-    A forward pass that nobody asked about (validation, or a block that is
-    recomputed in the backward pass) is not recorded.
+    Other forward passes (validation, or a block that is recomputed in the
+    backward pass) are not recorded.
 
     Args:
         model (nn.Module): Hooks stay on its modules until :meth:`close`.
@@ -198,12 +198,12 @@ class Recorder:
                 model.get_submodule(path).register_forward_hook(keep))
 
     def start(self) -> None:
-        """Keep what comes from now on."""
+        """Keep outputs from now on."""
         self.outputs.clear()
         self.recording = True
 
     def stop(self, batch: int) -> Recording:
-        """What came since :meth:`start`.
+        """Return the outputs since :meth:`start`, as tokens.
 
         Args:
             batch (int): B, images in the batch. Outputs have T*B rows,
@@ -218,7 +218,7 @@ class Recorder:
         return self.split(outputs, batch)
 
     def split(self, outputs: dict[str, Tensor], batch: int) -> Recording:
-        """Outputs of the taps as tokens; see :meth:`stop`."""
+        """Return the outputs of the taps as tokens; see :meth:`stop`."""
         recording = Recording()
         for tap in self.taps:
             tensors, grid = {}, None
@@ -243,10 +243,10 @@ class Recorder:
                 or len(x) != steps * batch:
             shape = tuple(getattr(x, 'shape', ())) or type(x).__name__
             raise ValueError(
-                f'the tap {path} of the {self.owner} gives {shape}; needed '
-                f'is (B, C, H, W) or (B, N, C), B = {steps * batch} for '
-                f'{batch} images and time_steps={steps}. Windows of an image '
-                f'cannot be compared; time steps are named in '
+                f'the tap {path} of the {self.owner}: expected (B, C, H, W) '
+                f'or (B, N, C) with B = {steps * batch} for {batch} images '
+                f'and time_steps={steps}, got {shape}. Windows of an image '
+                'cannot be compared; for other time steps set time_steps in '
                 f'{self.owner}_taps')
         grid = None
         if x.dim() == 4:

@@ -5,16 +5,18 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoints.convert import (
     convert_reference_checkpoint,
     is_reference_checkpoint,
 )
+from ..checkpoints.fit import expected_keys, fit
 from ..checkpoints.packing import is_packed, load_packed
 from ..checkpoints.read import check_finite, load_state_dict
 from ..utils.configs import find_config
 from ..utils.frameworks import check_framework
+from ..utils.preprocessor import normalization
 
 
 def build_teacher(teacher: str | dict, checkpoint: str | None) -> nn.Module:
@@ -82,7 +84,7 @@ def _model_config(teacher: str | dict) -> tuple[dict, str | None]:
 
 
 def _pretrained_parts(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Parts of a model and the checkpoints that their init_cfg names.
+    """List the parts of a model whose init_cfg names a checkpoint.
 
     Their own init_weights would only warn of a checkpoint that does not fit.
     """
@@ -127,36 +129,27 @@ def load_teacher(model: nn.Module, path: str) -> None:
             if key.startswith('backbone.')
         }
         state_dict = part or state_dict
-    _check_keys(own, state_dict, f'{path} does not fit the teacher '
-                f'({type(model).__name__})')
+    found = fit(own, state_dict)
+    complaint = f'{path} does not fit the teacher ({type(model).__name__})'
+    if not found.matched:
+        raise ValueError(f'{complaint}: {expected_keys(own, state_dict)}')
+    if found.missing:
+        raise ValueError(
+            f'{complaint}: {len(found.missing)} of {len(own)} keys are '
+            f'missing, e.g. {found.missing[0]}. Was it trained with the '
+            'config that is given as teacher?')
+    if found.shapes:
+        raise ValueError(f'{complaint}: {found.shapes[0]}')
     check_finite(path, {key: state_dict[key] for key in own},
                  {key for key, _ in model.named_buffers()})
     model.load_state_dict(state_dict, strict=False)
-
-
-def _check_keys(own: dict[str, Tensor], found: dict[str, Tensor],
-                complaint: str) -> None:
-    if not own.keys() & found.keys():
-        raise ValueError(f'{complaint}: no key matches; expected keys such '
-                         f'as {next(iter(own))!r}, found '
-                         f'{next(iter(found))!r}')
-    missing = [key for key in own if key not in found]
-    if missing:
-        raise ValueError(f'{complaint}: {len(missing)} of {len(own)} keys '
-                         f'are missing, e.g. {missing[0]}. Was it trained '
-                         'with the config that is given as teacher?')
-    for key, value in own.items():
-        if value.shape != found[key].shape:
-            raise ValueError(
-                f'{complaint}: {key} is {tuple(found[key].shape)} in the '
-                f'file, {tuple(value.shape)} in the teacher')
 
 
 def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
     """Check that a teacher can teach this student.
 
     Raises:
-        ValueError: If both are built alike, or see differently normalised
+        ValueError: If both are built alike, or see differently normalized
             images.
     """
     backbones = [getattr(m, 'backbone', m) for m in (teacher, student)]
@@ -165,28 +158,14 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
             'the teacher is the student: both backbones are built of the '
             'same layers, so there is nothing to learn from it. The ANN '
             "counterpart has weight_bits=None and neuron=dict(type='ReLU')")
-    ours, theirs = map(_normalisation, (student, teacher))
-    if theirs is not None and theirs != ours:
+    ours, theirs = map(normalization, (student, teacher))
+    if theirs is not None and theirs.mean is not None and theirs != ours:
         raise ValueError(
-            'the teacher was trained on images normalised in another way '
-            f'than those of the student (mean, std, channels swapped): '
-            f'{theirs}, not {ours}; both must have the same '
-            'data_preprocessor')
+            'the teacher was trained on images normalized in another way '
+            f'than those of the student: expected {ours}, got {theirs}; both '
+            'need the same data_preprocessor')
 
 
 def _structure(model: nn.Module) -> list[tuple]:
     return [(name, type(module), module.extra_repr())
             for name, module in model.named_modules()]
-
-
-def _normalisation(model: nn.Module) -> tuple | None:
-    """(mean, std, channels swapped), or None where nothing is normalised."""
-    preprocessor = getattr(model, 'data_preprocessor', None)
-    mean = getattr(preprocessor, 'mean', None)
-    if not isinstance(mean, Tensor):
-        return None
-    swapped = any(
-        getattr(preprocessor, name, False)
-        for name in ('to_rgb', 'channel_conversion', '_channel_conversion'))
-    return (tuple(mean.flatten().tolist()),
-            tuple(preprocessor.std.flatten().tolist()), swapped)

@@ -32,7 +32,7 @@ def use_amp(optim_wrapper: dict) -> None:
     float16 with loss scaling on CUDA, bfloat16 on the CPU.
 
     Raises:
-        ValueError: If the wrapper is of a type that has no such form.
+        ValueError: If there is no such form of this type of wrapper.
     """
     kind = optim_wrapper.get('type', 'OptimWrapper')
     if kind in ('AmpOptimWrapper', 'mmqsdt.BFloat16OptimWrapper'):

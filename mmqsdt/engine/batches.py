@@ -1,12 +1,12 @@
-"""How many images the batches of a data loader have."""
+"""How many images there are in the batches of a data loader."""
 
 from torch.utils.data import DataLoader
 
 
 def check_batches(runner) -> None:
-    """Check that there is something to train on, and to validate.
+    """Check that there is something to train on, and to validate on.
 
-    The data sets are built here, once: the runner goes on with them.
+    The data sets are built here once; the runner then uses the same ones.
 
     Raises:
         ValueError: If a data set is empty, or no batch is complete.
@@ -20,22 +20,21 @@ def check_batches(runner) -> None:
         if not len(loader.dataset):
             raise ValueError(
                 f'{name}: the data set is empty. Its annotations name no '
-                'image, or its filter_cfg leaves out all of them, such as '
-                'filter_empty_gt=True those without a box')
+                'image, or its filter_cfg leaves out all of them '
+                '(filter_empty_gt=True leaves out images without a box)')
         if not len(loader):
             raise ValueError(
-                f'{name} gives no batch: of {length(loader)} images no '
-                f'batch of {batch_size(loader)} is complete, and '
-                'drop_last=True leaves out what is not; take a smaller '
-                'batch_size')
+                f'{name} gives no batch: {length(loader)} images do not fill '
+                f'a batch of {batch_size(loader)}, and drop_last=True leaves '
+                'out a batch that is not full; take a smaller batch_size')
 
 
 def smallest_batch(loader: DataLoader) -> int:
     """Return how many images the smallest batch of a loader has."""
     size = batch_size(loader)
     batches = loader.batch_sampler
-    # Samplers without end fill every batch: mmengine's and mmdet's have this
-    # method in common.
+    # An infinite sampler fills every batch. Those of mmengine and of mmdet
+    # have this method.
     if batches is None or getattr(batches, 'drop_last', False) or \
             hasattr(_sampler(loader), '_infinite_indices'):
         return size
@@ -43,12 +42,12 @@ def smallest_batch(loader: DataLoader) -> int:
 
 
 def _sampler(loader: DataLoader):
-    """What gives the indices; with a batch_sampler, the one inside it."""
+    """Return the sampler of indices; with a batch_sampler, its inner one."""
     return getattr(loader.batch_sampler, 'sampler', loader.sampler)
 
 
 def length(loader: DataLoader) -> int:
-    """Images that this process sees in an epoch."""
+    """Return how many images this process sees in an epoch."""
     return len(_sampler(loader))
 
 

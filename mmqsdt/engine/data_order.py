@@ -1,10 +1,11 @@
-"""Data that depend on the seed and the iteration, and on nothing else.
+"""Give every iteration the same data, whether a training was resumed or not.
 
-mmengine's worker processes draw their augmentation from random numbers that
-run on from batch to batch, so that after a resumption they start again. Here
-a batch carries the seed of its own augmentation with it into the worker.
-Without worker processes the random numbers are those of the training itself,
-which a checkpoint holds.
+The worker processes of mmengine draw the numbers for augmentation from one
+sequence that goes on from batch to batch. After a resumption it begins anew,
+and the data differ. Here each batch takes a seed for its own augmentation
+with it into the worker, made of the training's seed and the iteration.
+Without worker processes the numbers come from the training itself, whose
+random states are in the checkpoint.
 """
 
 import random
@@ -22,7 +23,7 @@ class SeededBatch(list):
     """The indices of a batch, and the seed of its augmentation.
 
     Attributes:
-        seed (int): For every generator of the worker.
+        seed (int): Of all random number generators of the worker.
     """
     seed: int
 
@@ -31,11 +32,12 @@ class SeededBatches:
     """A batch sampler whose batches know their seed.
 
     Args:
-        batches: The batch sampler itself; all else is asked of it.
+        batches: The batch sampler itself; other attributes are its own.
         seed (int): Of the training.
         rank (int): Of this process.
         position (int): Iteration of the first batch.
-        skip (int): Batches to leave out, once. Nothing of them is loaded.
+        skip (int): Batches to leave out in the first epoch, without loading
+            them.
     """
 
     def __init__(self, batches, seed: int, rank: int, position: int,
@@ -60,13 +62,13 @@ class SeededBatches:
         return len(self.batches)
 
     def __getattr__(self, name: str):
-        if name == 'batches':  # not there yet, while being unpickled
+        if name == 'batches':  # unpickling asks before it is set
             raise AttributeError(name)
         return getattr(self.batches, name)
 
 
 def get_seeded(dataset: Dataset, indices: list[int]) -> list:
-    """The samples of a batch, with the random numbers of that batch."""
+    """Load the samples of a batch, with the random numbers of that batch."""
     if get_worker_info() is not None and isinstance(indices, SeededBatch):
         random.seed(indices.seed)
         np.random.seed(indices.seed % 2**32)
@@ -75,13 +77,14 @@ def get_seeded(dataset: Dataset, indices: list[int]) -> list:
 
 
 def order_data(runner, resumed: dict | None) -> None:
-    """Have a training loop give its data by seed and iteration.
+    """Make the data of a training loop depend on seed and iteration alone.
 
     Args:
-        runner (Runner): About to train; its loop stands where it resumes.
-        resumed (dict, optional): What a checkpoint says: 'epoch_iter',
-            iterations done of an epoch that was left half way, and
-            'epoch_length'. None for a new training.
+        runner (Runner): About to train; its loop is at the iteration to
+            begin with.
+        resumed (dict, optional): From the checkpoint: 'epoch_iter',
+            iterations done of an unfinished epoch, and 'epoch_length'. None
+            for a new training.
     """
     loop = runner.train_loop
     loader = loop.dataloader
@@ -99,16 +102,16 @@ def order_data(runner, resumed: dict | None) -> None:
                 f'has {len(loader)}: this epoch starts again.')
     # Without such a sampler mmengine itself counts up to the iteration.
     counted = not by_epoch and not hasattr(loader.sampler, 'skip')
-    # DataLoader guards these attributes against being set after its making,
-    # because worker processes may be running. None are, yet.
+    # DataLoader refuses to have these attributes set, because worker
+    # processes may be running. None are running yet.
     vars(loader)['batch_sampler'] = SeededBatches(
         loader.batch_sampler, runner.seed, runner.rank,
         0 if counted else loop.iter, skip)
     if loader.num_workers:
         loader.dataset.__getitems__ = partial(get_seeded, loader.dataset)
     if loader.num_workers or skip or (resumed and not by_epoch):
-        # To start a loader draws a number. In a training that was never
-        # interrupted it was drawn before the checkpoint.
+        # A loader draws a number when it starts. An uninterrupted training
+        # drew it before the checkpoint, so it must not be drawn again.
         loader.generator = torch.Generator().manual_seed(runner.seed)
     if runner.val_loop is not None and runner.val_loop.dataloader.num_workers:
         runner.val_loop.dataloader.generator = torch.Generator().manual_seed(
@@ -116,7 +119,10 @@ def order_data(runner, resumed: dict | None) -> None:
 
 
 def follow_random_numbers(loop) -> None:
-    """Once a loader without workers is started, have it draw as ever."""
+    """Give a loader without workers the training's generator back.
+
+    To be called once the loader has started; see :func:`order_data`.
+    """
     loader = loop.dataloader
     if isinstance(loader, DataLoader) and not loader.num_workers:
         loader.generator = None

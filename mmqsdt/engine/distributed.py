@@ -1,8 +1,8 @@
 """Training and testing with several processes.
 
-MMEngine forms the group of processes on accelerators. Where there is none it
-asks CUDA for a device all the same; here the processes of torchrun meet over
-gloo on CPUs.
+The group of processes is formed before anything is looked at, so that what
+one of them finds wrong ends all. On CPUs, where MMEngine asks CUDA for a
+device all the same, the processes of torchrun are joined over gloo.
 """
 
 import datetime
@@ -14,17 +14,18 @@ from contextlib import contextmanager
 import torch.distributed
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import all_gather_object, init_dist
 
 TORCHRUN = 'torchrun --nproc-per-node N tools/train.py CONFIG ' \
     '--launcher pytorch'
 
 
 def join_processes(cfg: Config) -> None:
-    """Check that the launcher is the one that was named; on CPUs, use gloo.
+    """Form the group of processes, if a launcher is named.
 
-    Nothing is done where MMEngine does it: for one process, and on
-    accelerators. A backend or model wrapper that the config names is kept,
-    but for NCCL, which has no CPU.
+    On accelerators as MMEngine does it, on CPUs over gloo. A backend or model
+    wrapper that the config names is kept, except NCCL, which does not run on
+    CPUs.
 
     Args:
         cfg (Config): With ``launcher``; changed in place.
@@ -46,7 +47,10 @@ def join_processes(cfg: Config) -> None:
                                           } <= os.environ.keys():
         raise ValueError('--launcher pytorch is for processes that torchrun '
                          f'starts:\n  {TORCHRUN}')
+    options = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {})
     if get_device() != 'cpu':
+        if not torch.distributed.is_initialized():
+            init_dist(cfg.launcher, **options)
         return
     if cfg.launcher != 'pytorch':
         raise ValueError(f'--launcher {cfg.launcher} needs an accelerator; '
@@ -54,7 +58,6 @@ def join_processes(cfg: Config) -> None:
     if cfg.get('sync_bn'):
         raise ValueError('sync_bn works on GPUs only; without it, batch norm '
                          'statistics of all processes are averaged')
-    options = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
     if options.get('backend', 'nccl') == 'nccl':
         options['backend'] = 'gloo'
     if 'timeout' in options:
@@ -70,13 +73,34 @@ def join_processes(cfg: Config) -> None:
     cfg.model_wrapper_cfg = wrapper
 
 
+@contextmanager
+def ends_together() -> Iterator[None]:
+    """End all processes where one of them cannot go on.
+
+    For work before a training in which processes do not wait for each other.
+    Some of it only the first one does. If it alone ended, the others would
+    wait for it until a timeout, where their launcher does not end them.
+
+    Raises:
+        ValueError: In the others, with the cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        all_gather_object(str(error) or type(error).__name__)
+        raise
+    for rank, cause in enumerate(all_gather_object('')):
+        if cause:
+            raise ValueError(f'process {rank} cannot go on: {cause}')
+
+
 class LostWorkerError(RuntimeError):
     """A process of a data loader ended without having been asked to."""
 
 
 @contextmanager
 def name_lost_workers() -> Iterator[None]:
-    """One error for all that the end of a data loader's worker looks like.
+    """Raise one error for all that the loss of a worker looks like.
 
     Which one PyTorch raises depends on what the worker was doing: that the
     worker was killed, or that a connection or a shared file is gone.

@@ -17,11 +17,13 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 from PIL import Image
+from PIL.ImageOps import exif_transpose
 from torch import nn
 
 from ..data.classes import dataset_meta
 from ..data.files import is_data
 from ..data.sources import leaf_datasets
+from .drawing import use_our_drawing
 from .hooks.draw_predictions import enlarge, shown_factor
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.ppm', '.pgm', '.tif',
@@ -45,7 +47,7 @@ class Picture:
 
 
 def find_pictures(paths: list[str]) -> list[Path]:
-    """Files as named, and the pictures that lie in folders.
+    """Return files as given, and the pictures in folders.
 
     Args:
         paths (list[str]): Files, or folders, whose subfolders are not
@@ -73,7 +75,7 @@ def find_pictures(paths: list[str]) -> list[Path]:
 
 
 def find_others(paths: list[str]) -> list[Path]:
-    """Files that :func:`find_pictures` leaves out of folders, by suffix."""
+    """List the files that :func:`find_pictures` leaves out of folders."""
     return [p for path in map(Path, paths) if path.is_dir()
             for p in sorted(path.iterdir())
             if p.is_file() and p.suffix.lower() not in SUFFIXES
@@ -84,7 +86,7 @@ def read_picture(path: Path, max_side: int = 2048) -> Picture:
     """Read a picture as the data pipelines do, if they can.
 
     Rotated as its EXIF entry says; 16-bit samples lose their lower 8 bits;
-    transparent pixels are put on white; grey becomes three equal channels.
+    transparent pixels are put on white; gray becomes three equal channels.
 
     Args:
         path (Path): Its file.
@@ -113,7 +115,7 @@ def read_picture(path: Path, max_side: int = 2048) -> Picture:
 
 
 def _read_transparent(path: Path) -> np.ndarray | None:
-    """A picture with transparency put on white; None for all others.
+    """Put a transparent picture on white; None for all others.
 
     Raises:
         ValueError: For samples that are no brightness of known range.
@@ -126,17 +128,36 @@ def _read_transparent(path: Path) -> np.ndarray | None:
                     'known; save it with 8 or 16 bits')
             if not image.has_transparency_data:
                 return None
-            from PIL.ImageOps import exif_transpose
-            image = exif_transpose(image).convert('RGBA')
-            white = Image.new('RGBA', image.size, 'white')
-            rgb = Image.alpha_composite(white, image).convert('RGB')
+            return pil_pixels(image)
     except (OSError, SyntaxError, Image.DecompressionBombError):
         return None  # the other reader may know it
-    return np.ascontiguousarray(np.asarray(rgb)[..., ::-1])
+
+
+def pil_pixels(image: Image.Image) -> np.ndarray:
+    """Return the pixels of a PIL image as they are read from its file.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8, BGR.
+
+    Raises:
+        ValueError: For samples of 32 bits.
+    """
+    if image.mode == 'F' or image.mode == 'I' and image.format != 'PNG':
+        raise ValueError('expected a PIL image of 8 or 16 bits, got samples '
+                         'of 32 bits, whose range is not known')
+    image = exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        white = Image.new('RGBA', image.size, 'white')
+        image = Image.alpha_composite(white, image)
+    if image.mode.startswith('I'):  # 16 bits
+        grey = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.stack([grey] * 3, -1)
+    return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
 
 
 def build_inferencer(cfg: Config, model: nn.Module, device: str):
-    """The framework's inferencer around a model that is loaded already.
+    """Make the framework's inferencer around a loaded model.
 
     Args:
         cfg (Config): Config of the model; not changed.
@@ -192,7 +213,7 @@ def build_inferencer(cfg: Config, model: nn.Module, device: str):
 
 
 def input_channels(cfg: Config) -> int:
-    """Channels that the model of a config reads."""
+    """Return the number of channels that the model of a config reads."""
     return cfg.model.get('backbone', {}).get('in_channels', 3)
 
 
@@ -220,12 +241,13 @@ class Predictor:
         if cfg.default_scope == 'mmpretrain':
             from mmpretrain.visualization import UniversalVisualizer
             self.visualizer = UniversalVisualizer()
-        elif cfg.default_scope == 'mmseg':
+        use_our_drawing(self.visualizer)
+        if cfg.default_scope == 'mmseg':
             self.visualizer.set_dataset_meta(
                 **self.inferencer.model.dataset_meta)
 
     def predict(self, pixels: np.ndarray) -> BaseDataElement:
-        """The framework's data sample for a picture.
+        """Return the framework's data sample for a picture.
 
         Args:
             pixels (np.ndarray): (H, W, 3) uint8, BGR.
@@ -251,7 +273,7 @@ class Predictor:
         return result.to('cpu')
 
     def describe(self, sample: BaseDataElement) -> dict:
-        """What is in a data sample, for JSON; coordinates in pixels.
+        """Turn a data sample into JSON values; coordinates in pixels.
 
         Returns:
             dict: ``classes``, the five most likely with their scores;
@@ -350,7 +372,7 @@ def predict_pictures(predictor: Predictor, paths: list[Path], out_dir: Path,
 
 
 def unused_name(stem: str, used: set[str]) -> str:
-    """A name that no picture before had, nor its label map."""
+    """Make a name that no earlier picture or label map has."""
     name, number = stem, 1
     while {name, f'{name}_labels'} & used:
         number += 1

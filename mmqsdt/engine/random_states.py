@@ -1,4 +1,4 @@
-"""Where the random numbers of a process stand, as plain data."""
+"""The states of a process's random number generators, as plain data."""
 
 import random
 
@@ -7,7 +7,7 @@ import torch
 
 
 def random_states() -> dict:
-    """States of Python's, NumPy's and torch's generators.
+    """Return the states of Python's, NumPy's and torch's generators.
 
     Tensors, numbers and strings only, so that a checkpoint that holds them
     can be read without unpickling code.
@@ -30,14 +30,14 @@ def random_states() -> dict:
 
 
 def set_random_states(states: dict) -> None:
-    """Continue where :func:`random_states` was called."""
+    """Set all generators to what :func:`random_states` returned."""
     version, words, gauss = states['python']
     random.setstate((version, tuple(words.tolist()), gauss))
     name, keys, position, has_gauss, cached = states['numpy']
     np.random.set_state(
         (name, keys.cpu().numpy().astype(np.uint32), position, has_gauss,
          cached))
-    # A checkpoint is loaded to the device; states belong on the CPU.
+    # The checkpoint may have been loaded to a GPU; torch wants states on CPU.
     torch.set_rng_state(states['torch'].cpu())
     cuda = states.get('cuda', [])
     if cuda and len(cuda) == torch.cuda.device_count():

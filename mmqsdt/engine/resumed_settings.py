@@ -1,24 +1,25 @@
-"""Which new settings of a training have no effect when it is resumed."""
+"""Find changed settings that have no effect on a resumed training."""
 
 from inspect import signature
 
-# Entries of an optimizer's groups that say how it runs, not what it does.
+# Entries of a parameter group that change how a step is computed, not its
+# result.
 _IMPLEMENTATION = ('params', 'fused', 'foreach', 'capturable',
                    'differentiable')
-# Entries by which kinds of optimizers are told apart.
+# Entries that tell optimizers of different kinds apart.
 _KINDS = ('betas', 'momentum', 'alpha', 'rho', 'lr_decay', 'etas')
 
 
 def overruled_settings(runner, checkpoint: dict) -> list[str]:
-    """Compare a config with what a checkpoint puts in its place.
+    """List the settings of a config that a checkpoint overrules.
 
     Args:
-        runner (Runner): With optimizer and schedulers as the config has
-            them, about to load their states.
+        runner (Runner): Its optimizer and schedulers are built from the
+            config and have not loaded their states yet.
         checkpoint (dict): The one that is resumed.
 
     Returns:
-        list[str]: A line for each setting that the checkpoint overrules.
+        list[str]: A line for each such setting.
 
     Raises:
         ValueError: If it is the checkpoint of another kind of optimizer.
@@ -44,13 +45,14 @@ def overruled_settings(runner, checkpoint: dict) -> list[str]:
     info = checkpoint.get('message_hub', {}).get('runtime_info', {})
     if _end_with_the_training(flat, info) and \
             runner.max_iters > info['max_iters']:
-        lines.append('a longer training: its schedules ended where the former '
-                     'one did, and the learning rate stays as it was there')
+        lines.append('a longer training: the schedules end where the former '
+                     'training did, and the learning rate stays as it was '
+                     'there')
     return lines
 
 
 def _by_name(states: dict, key: str) -> dict[str, dict]:
-    """States of several optimizers by name; '' is that of a single one."""
+    """Return states of optimizers by name; a single one is called ''."""
     if key in states:
         return {'': states}
     return {f'{name}.': state for name, state in states.items()
@@ -58,7 +60,7 @@ def _by_name(states: dict, key: str) -> dict[str, dict]:
 
 
 def _compare_groups(ours: list[dict], theirs: list[dict]) -> list[str]:
-    """Settings of parameter groups, each once."""
+    """List the settings in which parameter groups differ, each once."""
     if len(ours) != len(theirs):
         return []  # torch refuses them
     for group, other in zip(ours, theirs):
@@ -72,7 +74,7 @@ def _compare_groups(ours: list[dict], theirs: list[dict]) -> list[str]:
     lines: dict[str, str] = {}
     for group, other in zip(ours, theirs):
         for key in group.keys() & other.keys():
-            # Scheduled ones move; where they started does not.
+            # A scheduled value changes; its initial value does not.
             if key in _IMPLEMENTATION or f'initial_{key}' in group or \
                     _same(group[key], other[key]):
                 continue
@@ -82,7 +84,7 @@ def _compare_groups(ours: list[dict], theirs: list[dict]) -> list[str]:
 
 
 def _compare_schedulers(ours: list, theirs: list[dict]) -> list[str]:
-    """Arguments of schedulers, in their order."""
+    """List the arguments in which schedulers differ."""
     lines = []
     if len(ours) != len(theirs):
         lines.append(_line('number of schedulers', len(ours), len(theirs)))
@@ -99,7 +101,7 @@ def _compare_schedulers(ours: list, theirs: list[dict]) -> list[str]:
 
 
 def _end_with_the_training(schedulers: list[dict], info: dict) -> bool:
-    """Whether the last of them ended where the former training did."""
+    """Tell whether the last schedule ends with the former training."""
     if not schedulers or not isinstance(info.get('max_iters'), int):
         return False
     ends = [(s.get('end'), info.get('max_epochs') if s.get('by_epoch')
@@ -124,9 +126,9 @@ def _from_weights(path: str) -> str:
 
 
 def overruled_text(lines: list[str], path: str) -> str:
-    """One warning about all of them, and what to do."""
+    """Write one warning about all of them, and what to do."""
     listed = ''.join(f'\n  {line}' for line in lines)
-    return ('A resumed training goes on with the optimizer and the schedules '
-            'of its checkpoint. These settings of the config have no effect:'
-            f'{listed}\n  For a training with them from these weights on, '
+    return ('A resumed training keeps the optimizer and the schedules of its '
+            'checkpoint. These settings of the config have no effect:'
+            f'{listed}\n  To train with them, starting from these weights, '
             f'{_from_weights(path)}')

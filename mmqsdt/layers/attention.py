@@ -1,17 +1,18 @@
-"""Q-SDSA: quantised spike-driven self-attention."""
+"""Q-SDSA: quantized spike-driven self-attention."""
 
 import torch
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .ie_lif import IELIF, build_neuron
+from .ie_lif import DEFAULT_NEURON, IELIF, build_neuron
 from .rep_conv import RepConv
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """scale * q (k^T v), k^T v first: the cost is linear in the tokens N.
+    """Compute scale * q (k^T v), with a cost linear in the tokens N.
 
-    Sums run in float32 even under autocast, where they stay exact for spikes.
+    Linear, because k^T v is formed first. Sums run in float32 even under
+    autocast: sums of spikes are exact in it.
 
     Args:
         q, k, v (Tensor): (B, heads, d, N), tokens last.
@@ -20,21 +21,21 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     Returns:
         Tensor: (B, heads, d, N).
     """
-    # The meta device, where shapes are tried out, has no autocast.
+    # On the meta device, where only shapes are computed, is no autocast.
     device = 'cpu' if q.is_meta else q.device.type
     with torch.autocast(device, enabled=False):
         if q.dtype in (torch.float16, torch.bfloat16):
             q, k, v = q.float(), k.float(), v.float()
-        kv = v @ k.transpose(-2, -1)  # (B, heads, d of v, d of k)
-        return kv @ q * scale
+        kv = v @ k.transpose(-2, -1)  # (B, heads, d, N) -> (B, heads, d, d)
+        return kv @ q * scale  # (B, heads, d, N)
 
 
 def attention_neuron(neuron: dict) -> dict:
-    """Config of the neuron behind attention, from that of the others.
+    """Make the config of the neuron behind attention from the others'.
 
-    As published, an IE-LIF of fixed amplitude has twice that amplitude there.
+    As published, an IE-LIF of fixed amplitude has twice the amplitude there.
     """
-    kind = neuron['type']
+    kind = neuron.get('type', DEFAULT_NEURON)
     if isinstance(kind, str):
         kind = MODELS.get(kind)
     if not (isinstance(kind, type) and issubclass(kind, IELIF)):
@@ -47,7 +48,7 @@ def attention_neuron(neuron: dict) -> dict:
 
 
 class SpikeAttention(nn.Module):
-    r"""Quantised spike-driven self-attention, without softmax.
+    r"""Quantized spike-driven self-attention, without softmax.
 
     .. math::
 
@@ -55,12 +56,12 @@ class SpikeAttention(nn.Module):
         y &= scale \cdot q (k^T v) \quad \text{for each head} \\
         out &= BN(RepConv(neuron(y)))
 
-    A neuron behind attention reads sums over N tokens, which a learned
-    threshold fits; one of fixed amplitude has twice that of the others, as
-    published.
+    The neuron behind attention reads sums over N tokens. A learned threshold
+    adapts to them; a neuron of fixed amplitude has twice that of the others
+    there, as published.
 
     Args:
-        channels (int): C; channel c of head h is ``h * C / heads + c``.
+        channels (int): C = heads * d; head h has channels h*d to h*d + d-1.
         num_heads (int): Heads. Defaults to 8.
         neuron (dict): Config of the neurons.
         weight_bits (int, optional): See :class:`LSQConv2d`. Defaults to 4.
@@ -91,37 +92,41 @@ class SpikeAttention(nn.Module):
                              f'{num_heads} heads')
 
         def rep_conv() -> RepConv:
-            return RepConv(channels, weight_bits,
-                           neuron if inner_neurons else None, time_steps)
+            return RepConv(
+                channels,
+                weight_bits=weight_bits,
+                inner_neuron=neuron if inner_neurons else None,
+                time_steps=time_steps)
+
+        def branch() -> tuple[nn.Module, nn.Module, nn.Module]:
+            return (rep_conv(), nn.BatchNorm2d(channels),
+                    build_neuron(neuron, time_steps))
 
         self.num_heads = num_heads
         self.scale = scale
         self.neuron = build_neuron(neuron, time_steps)
-        for name in ('q', 'k', 'v'):
-            self.add_module(f'{name}_conv', rep_conv())
-            self.add_module(f'{name}_norm', nn.BatchNorm2d(channels))
-            self.add_module(f'{name}_neuron', build_neuron(neuron, time_steps))
-        self.attn_neuron = build_neuron(
-            attention_neuron(neuron), time_steps)
+        self.q_conv, self.q_norm, self.q_neuron = branch()
+        self.k_conv, self.k_norm, self.k_neuron = branch()
+        self.v_conv, self.v_norm, self.v_neuron = branch()
+        self.attn_neuron = build_neuron(attention_neuron(neuron), time_steps)
         self.proj_conv = rep_conv()
         self.proj_norm = nn.BatchNorm2d(channels)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(T*B, C, H, W) -> (T*B, heads, d, N)."""
+        """Split heads: (T*B, C, H, W) -> (T*B, heads, d, N)."""
         return x.flatten(2).unflatten(1, (self.num_heads, -1))
 
     def forward(self, x: Tensor) -> Tensor:
-        size = x.shape  # (T*B, C, H, W)
-        x = self.neuron(x)
-        q = self.q_neuron(self.q_norm(self.q_conv(x)))
-        k = self.k_neuron(self.k_norm(self.k_conv(x)))
-        v = self.v_neuron(self.v_norm(self.v_conv(x)))
+        x = self.neuron(x)  # (T*B, C, H, W), real values to spikes
+        q = self.q_neuron(self.q_norm(self.q_conv(x)))  # (T*B, C, H, W)
+        k = self.k_neuron(self.k_norm(self.k_conv(x)))  # (T*B, C, H, W)
+        v = self.v_neuron(self.v_norm(self.v_conv(x)))  # (T*B, C, H, W)
         y = linear_attention(
             self.split_heads(q), self.split_heads(k), self.split_heads(v),
             self.scale)  # (T*B, heads, d, N)
-        # Counts fit into any type; the sums that they come from do not.
-        y = y.reshape(size)
+        y = y.reshape(x.shape)  # (T*B, C, H, W)
         if x.is_contiguous(memory_format=torch.channels_last):
             y = y.contiguous(memory_format=torch.channels_last)
+        # Half precision holds the counts, but not the sums they are made of.
         y = self.attn_neuron(y).to(q.dtype)
-        return self.proj_norm(self.proj_conv(y))
+        return self.proj_norm(self.proj_conv(y))  # (T*B, C, H, W), real

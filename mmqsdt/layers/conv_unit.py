@@ -7,7 +7,7 @@ from .lsq import LSQConv2d
 
 
 class ConvUnit(nn.Module):
-    """Neuron, quantised convolution, batch norm.
+    """Neuron, quantized convolution, batch norm.
 
     Args:
         in_channels (int): Channels read.

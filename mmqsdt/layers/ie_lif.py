@@ -1,18 +1,19 @@
-"""Neurons: the information-enhanced LIF and the binary LIF baseline."""
+"""IE-LIF, the neuron that counts: its formula, gradients and arguments."""
 
 import math
 from functools import partial
 
 import torch
-from mmengine.dist import all_reduce
-from spikingjelly.activation_based import functional, neuron, surrogate
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from ..registry import MODELS
+from .common_start import follow
+from .lif import SpikingNeuron
 
-# Levels up to which two bins a level fit into the 256 values of a byte.
+# Most levels for which two bins each fit into the 256 values of a byte.
 MAX_BYTE_LEVELS = 126
-# Mean of |H| for H from N(0, 1), as behind a batch norm.
+# Mean of |H| if H is N(0, 1), as it is behind a batch norm.
 NORMAL_MEAN = (2 / math.pi)**0.5
 
 
@@ -23,11 +24,10 @@ def round_to_count(u: Tensor, levels: int, half_up: bool) -> Tensor:
 
 
 class _Spike(torch.autograd.Function):
-    """a * round(clamp(H / theta, 0, D)) with a rectangular surrogate.
+    """S = a * round(clamp(H / theta, 0, D)), theta and a fixed.
 
-    dS/dH = a / theta where 0 < H / theta < D, else 0. One byte an element is
-    kept for the backward pass, as an activation that saves its output does
-    not need more than its reader keeps anyway.
+    The gradient dS/dH is a / theta where 0 < H / theta < D, else 0. The
+    backward pass needs that window alone, one byte an element.
     """
 
     @staticmethod
@@ -35,11 +35,9 @@ class _Spike(torch.autograd.Function):
                 amplitude: float, half_up: bool, closed: bool) -> Tensor:
         u = potential / threshold
         if ctx.needs_input_grad[0]:
-            # Arithmetic, because comparisons of floats cost a CPU four times
-            # as much: 1 where 0 < u < D.
             window = (u >= 0) & (u <= levels) if closed else \
-                torch.ops.aten.hardtanh_backward(torch.ones_like(u), u, 0.,
-                                                 float(levels))
+                (u > 0) & (u < levels)
+            # As int8: a CPU is slow with masks of bool (docs/performance.md).
             ctx.save_for_backward(window.to(torch.int8))
             ctx.slope = amplitude / threshold
         return round_to_count(u, levels, half_up).mul_(amplitude)
@@ -60,10 +58,11 @@ class _LearnedSpike(torch.autograd.Function):
         \partial S / \partial \theta &= -a u / \theta \cdot [0 < u < D] \\
         \partial S / \partial a &= C
 
-    For the backward pass u is kept in bins, one byte an element: bin 0 is
-    below the window, the last one above it, and ``bins`` bins a level lie
-    between. So the window is exact, but that D itself lies inside, and u is
-    known to half a bin. S is the tensor that the next layer keeps as well.
+    For the backward pass u is saved in bins, one byte per element: bin 0 is
+    u <= 0, the last bin is u > D, and between them each level has ``bins``
+    bins. So u is known to half a bin, and the window exactly, except that
+    u = D counts as inside. S is saved too, but the next layer saves the same
+    tensor.
     """
 
     @staticmethod
@@ -81,9 +80,9 @@ class _LearnedSpike(torch.autograd.Function):
         bins = 252 // levels
         ctx.last_bin = levels * bins + 1
         if any(ctx.needs_input_grad):
-            # Up, so that 0 is below the window, as for a fixed threshold.
+            # Rounded up: u = 0 is outside, as with a fixed threshold.
             binned = (u * bins).ceil_().clamp_(0, ctx.last_bin)
-            # To int8, not to uint8, which takes a CPU six times as long.
+            # int8, because a cast to uint8 takes a CPU six times as long.
             binned = binned.sub_(128).to(torch.int8)
         spikes = round_to_count(u, levels, half_up).mul_(amplitude)
         if any(ctx.needs_input_grad):
@@ -96,7 +95,7 @@ class _LearnedSpike(torch.autograd.Function):
         binned, spikes, threshold, *given = ctx.saved_tensors
         amplitude = given[0] if given else threshold
         binned = binned.to(grad.dtype).add_(128)
-        # grad where 0 < bin < last, that is inside the window, and 0 elsewhere
+        # The gradient inside the window, 0 < bin < last, and 0 elsewhere.
         inside = torch.ops.aten.hardtanh_backward(grad, binned, 0.,
                                                   float(ctx.last_bin))
         u = binned.sub_(0.5).div_(ctx.bins)
@@ -111,38 +110,10 @@ class _LearnedSpike(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of products, (1, ), in float32 at least."""
+    """Sum the products, (1, ), at least in float32."""
     if a.dtype in (torch.float16, torch.bfloat16):
         a, b = a.float(), b.float()
     return (a * b).sum().view(1)
-
-
-class SpikingNeuron(nn.Module):
-    """Base of the neurons: what turns potentials into spikes over time.
-
-    Time is folded into the batch, time-major: ``(T*B, ...)`` in and out.
-    Nothing is remembered from one call to the next.
-
-    Args:
-        time_steps (int): T, the time steps folded into the batch.
-            Defaults to 1.
-    """
-
-    def __init__(self, time_steps: int = 1) -> None:
-        super().__init__()
-        if time_steps < 1 or int(time_steps) != time_steps:
-            raise ValueError('time_steps must be an integer >= 1, got '
-                             f'{time_steps}')
-        self.time_steps = time_steps
-
-    def split_time(self, x: Tensor) -> Tensor:
-        """(T*B, ...) -> (T, B, ...)."""
-        if x.shape[0] % self.time_steps:
-            raise ValueError(
-                f'a batch of {x.shape[0]} does not hold time_steps='
-                f'{self.time_steps} whole steps; fold time into the batch as '
-                '(T*B, ...), or build the neuron with time_steps=1')
-        return x.unflatten(0, (self.time_steps, -1))
 
 
 @MODELS.register_module()
@@ -166,9 +137,11 @@ class IELIF(SpikingNeuron):
     neuron, trained as :math:`\log \theta`, which keeps it positive and lets
     an optimizer change it in proportion. It starts at
     :math:`\theta = 2 mean|H| / \sqrt{D}` of the first batch that is trained
-    on (of all processes together), LSQ's start for activations; until then
-    it has the value of this formula for H from N(0, 1). Setting
-    :attr:`threshold` starts it as well. Its gradient is scaled by
+    on, LSQ's start for activations; until then it has the value of this
+    formula for H from N(0, 1). Of several processes each starts from its own
+    batch, and before the first step of the optimizer all take the value of
+    their batches together. Setting :attr:`threshold` starts it as well, and
+    checkpoints say whether it has started. Its gradient is scaled by
     :math:`1 / \sqrt{n D}` for n elements a sample, as LSQ does.
 
     Shape: ``(T*B, ...)`` in, the same out, each value one of 0, a, .., D a.
@@ -226,7 +199,7 @@ class IELIF(SpikingNeuron):
             raise ValueError("rounding must be 'half_up' or 'half_even', got "
                              f'{rounding!r}')
         if learned and closed_window:
-            raise ValueError('closed_window is for fixed thresholds')
+            raise ValueError('closed_window needs a fixed threshold')
         if learned and levels > MAX_BYTE_LEVELS:
             raise ValueError('a learned threshold takes at most '
                              f'{MAX_BYTE_LEVELS} levels, got {levels}')
@@ -240,19 +213,20 @@ class IELIF(SpikingNeuron):
         if learned:
             self.log_threshold = nn.Parameter(torch.empty(1))
             self.reset_threshold()
+            follow(self)
         else:
             self._threshold = threshold
             self.register_parameter('log_threshold', None)
 
     @torch.no_grad()
     def reset_threshold(self) -> None:
-        """Have a learned threshold start anew from the next batch."""
+        """Let a learned threshold start again from the next batch."""
         self.threshold = self.default_threshold
-        self._started = False
+        self._started, self.seen = False, (0., 0.)
 
     @property
     def default_threshold(self) -> float:
-        """Where a learned threshold is until it starts."""
+        """Value of a learned threshold until it starts."""
         return 2 * NORMAL_MEAN / self.levels**0.5
 
     @property
@@ -271,7 +245,8 @@ class IELIF(SpikingNeuron):
             self._threshold = value
             return
         self.log_threshold.fill_(math.log(value))
-        self._started = True  # from here, not from the next batch
+        # From here, not from the next batch, and in all processes alike.
+        self._started, self.seen = True, None
 
     @property
     def amplitude(self) -> float:
@@ -291,19 +266,21 @@ class IELIF(SpikingNeuron):
         """Set a learned threshold to 2 mean|H| / sqrt(D).
 
         Args:
-            potential (Tensor): H, of any shape. Nothing happens if it, with
-                those of all other processes, is empty or all zero.
+            potential (Tensor): H, of any shape. Nothing happens if it is
+                empty, all zero or not finite.
         """
-        total = potential.new_tensor(
-            [potential.abs().sum(dtype=torch.float32), potential.numel()],
-            dtype=torch.float32)
-        all_reduce(total)
-        mean = float(total[0] / total[1].clamp(min=1))
-        if 0 < mean < math.inf:
-            self.threshold = 2 * mean / self.levels**0.5
+        total = float(potential.abs().sum(dtype=torch.float32))
+        if 0 < total < math.inf:
+            self.start_from(total, potential.numel())
+            if get_world_size() > 1:
+                self.seen = total, float(potential.numel())
+
+    def start_from(self, total: float, number: float) -> None:
+        """Set a learned threshold by a sum of |H| over so many elements."""
+        self.threshold = 2 * total / number / self.levels**0.5
 
     def _scaled_threshold(self, potential: Tensor) -> Tensor:
-        """theta, (1, ), whose gradient is scaled by 1 / sqrt(n D)."""
+        """Return theta, (1, ), with its gradient scaled by 1 / sqrt(n D)."""
         n = max(potential.numel() // max(len(potential), 1), 1)
         scale = (n * self.levels)**-0.5
         log = self.log_threshold
@@ -334,11 +311,22 @@ class IELIF(SpikingNeuron):
         amplitude = threshold if self._amplitude is None else self._amplitude
         counts = []
         membrane = 0.
-        for x_t in self.split_time(x):
+        for x_t in self.split_time(x):  # (B, ...)
             potential = self.leak * membrane + x_t
             counts.append(self.count(potential))
             membrane = potential - threshold * counts[-1]
         return torch.cat(counts) * amplitude  # (T*B, ...)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({'seen': None, **state})
+        if self.learned:
+            follow(self)  # copies are trained, too
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.learned:  # beside the version of each module
+            metadata = getattr(destination, '_metadata', {})
+            metadata.get(prefix[:-1], {}).update(started=self._started)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata,
                               strict, missing_keys, unexpected_keys,
@@ -359,7 +347,9 @@ class IELIF(SpikingNeuron):
             error_msgs.append(f'{key} must be finite; the checkpoint is '
                               'damaged or its training had diverged')
         else:
-            self._started = True
+            # Who saved it without a word had started it.
+            self._started = bool(local_metadata.get('started', True))
+            self.seen = None if self._started else (0., 0.)
 
     def extra_repr(self) -> str:
         learned = ' (learned)' if self.learned else ''
@@ -368,63 +358,18 @@ class IELIF(SpikingNeuron):
                 f'time_steps={self.time_steps}, rounding={self.rounding}')
 
 
-@MODELS.register_module()
-class LIF(SpikingNeuron):
-    r"""Binary leaky integrate-and-fire neuron, the baseline.
-
-    SpikingJelly's ``LIFNode`` run over the folded time axis from rest:
-    :math:`H[t] = V[t-1] + (X[t] - V[t-1]) / \tau`,
-    :math:`S[t] = [H[t] \ge \theta]`, reset to 0 after a spike.
-
-    Shape: ``(T*B, ...)`` in, the same out. Values in {0, 1}.
-
-    Args:
-        tau (float): Membrane time constant, in time steps. Defaults to 2.
-        threshold (float): :math:`\theta`. Defaults to 1.
-        time_steps (int): T. Defaults to 1.
-        inplace (bool): Accepted, because mm modules pass it to activations.
-            Defaults to False.
-
-    Raises:
-        ValueError: For arguments out of range.
-
-    Source: SpikingJelly (Science Advances 2023), ``neuron.LIFNode``.
-    """
-
-    levels = 1
-    amplitude = 1.
-
-    def __init__(self,
-                 tau: float = 2.,
-                 threshold: float = 1.,
-                 time_steps: int = 1,
-                 inplace: bool = False) -> None:
-        super().__init__(time_steps)
-        if isinstance(threshold, str) or tau <= 1 or threshold <= 0:
-            raise ValueError('tau must be > 1 and threshold positive, got '
-                             f'{tau} and {threshold}')
-        self.threshold = threshold
-        self.node = neuron.LIFNode(
-            tau=tau,
-            v_threshold=threshold,
-            surrogate_function=surrogate.ATan(),
-            detach_reset=True,
-            step_mode='m')
-
-    def forward(self, x: Tensor) -> Tensor:
-        functional.reset_net(self.node)
-        spikes = self.node(self.split_time(x))  # (T, B, ...)
-        functional.reset_net(self.node)  # leave no state to be pickled
-        return spikes.flatten(0, 1)
+DEFAULT_NEURON = 'mmqsdt.IELIF'
 
 
 def build_neuron(cfg: dict, time_steps: int = 1) -> nn.Module:
     """Build a neuron, or an activation such as ``dict(type='ReLU')``.
 
     Args:
-        cfg (dict): Config of any registered activation or neuron.
+        cfg (dict): Config of any registered activation or neuron; without a
+            type, of IE-LIF: ``dict(levels=8)``.
         time_steps (int): T, given to neurons; activations keep no time.
     """
+    cfg = dict(dict(type=DEFAULT_NEURON), **cfg)
     cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) \
         else cfg['type']
     if cls is None:
@@ -432,7 +377,7 @@ def build_neuron(cfg: dict, time_steps: int = 1) -> nn.Module:
                        "'mmqsdt.IELIF', 'mmqsdt.LIF' or an activation such "
                        "as 'ReLU'")
     if cls is not IELIF and cfg.get('threshold') == 'learned':
-        # What is left where another type was put over that of a config.
+        # Left over where only the type of a config's neuron was replaced.
         cfg = {k: v for k, v in cfg.items() if k != 'threshold'}
     if issubclass(cls, SpikingNeuron):
         cfg = {**cfg, 'time_steps': time_steps}

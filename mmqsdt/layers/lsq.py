@@ -14,18 +14,23 @@ INTEGER_FORM = 'mmqsdt.deploy.to_integer folds batch norms into a scale ' \
     'behind the integers instead'
 
 
+# What ``bits`` can be; None is float weights. 'ternary': codes -1, 0 and 1.
+Bits = int | str
+BITS = (1, 'ternary', 2, 3, 4, 8)
+
+
 class _QuantizeWeight(torch.autograd.Function):
     """LSQ's fake quantization; recomputes instead of saving intermediates."""
 
     @staticmethod
     def forward(ctx, weight: Tensor, step_size: Tensor, min_step: Tensor,
-                qmin: int, qmax: int) -> Tensor:
+                qmin: int, qmax: int, signs: bool) -> Tensor:
         # The gradient passes this bound, so that a channel recovers.
         step = torch.maximum(step_size, min_step)
         step = step.view(-1, *[1] * (weight.dim() - 1))
         ctx.save_for_backward(weight, step)
-        ctx.qmin, ctx.qmax = qmin, qmax
-        return round_to_codes(weight, step, qmin, qmax).mul_(step)
+        ctx.qmin, ctx.qmax, ctx.signs = qmin, qmax, signs
+        return round_to_codes(weight, step, qmin, qmax, signs).mul_(step)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -33,21 +38,56 @@ class _QuantizeWeight(torch.autograd.Function):
         ratio = weight / step
         inside = (ratio >= ctx.qmin) & (ratio <= ctx.qmax)
         # d(w_q)/d(step): code - w / s inside the range, the bound outside.
-        slope = ratio.clamp(ctx.qmin, ctx.qmax).round_() - ratio * inside
+        slope = codes_of(ratio, ctx.qmin, ctx.qmax, ctx.signs) \
+            - ratio * inside
         grad_step = (grad * slope).sum(dim=tuple(range(1, grad.dim())))
         grad_step.mul_((weight.numel() * ctx.qmax)**-0.5)
-        return grad * inside, grad_step, None, None, None
+        return grad * inside, grad_step, None, None, None, None
 
 
-def round_to_codes(weight: Tensor, step: Tensor, qmin: int,
-                   qmax: int) -> Tensor:
-    """round(clamp(w / s, qmin, qmax)), of the weight's dtype."""
+def codes_of(ratio: Tensor, qmin: int, qmax: int, signs: bool) -> Tensor:
+    """round(clamp(ratio, qmin, qmax)), or the sign, 1 for zero."""
+    if signs:
+        return torch.where(ratio >= 0, ratio.new_ones(()), -1.)
+    return ratio.clamp(qmin, qmax).round_()
+
+
+def round_to_codes(weight: Tensor, step: Tensor, qmin: int, qmax: int,
+                   signs: bool = False) -> Tensor:
+    """Codes of weights, of the weight's dtype; see :func:`codes_of`."""
     # Divide: a multiplied reciprocal would move exact ties.
-    return (weight / step).clamp_(qmin, qmax).round_()
+    ratio = weight / step
+    return codes_of(ratio, qmin, qmax, signs) if signs else \
+        ratio.clamp_(qmin, qmax).round_()
+
+
+def code_values(bits: Bits) -> range:
+    """The codes that there are, from the lowest to the highest."""
+    if bits == 1:
+        return range(-1, 2, 2)
+    if bits == 'ternary':
+        return range(-1, 2)
+    return range(-2**(bits - 1), 2**(bits - 1))
+
+
+def code_width(bits: Bits | None) -> float:
+    """Bits that a weight takes in memory.
+
+    32 without codes; 1.6 if it is ternary, five of which share a byte.
+    """
+    return 32 if bits is None else 1.6 if bits == 'ternary' else bits
+
+
+def width_name(bits: Bits | None) -> str:
+    """E.g. '4 bits', 'ternary codes', 'float weights'."""
+    if bits is None:
+        return 'float weights'
+    return 'ternary codes' if bits == 'ternary' else \
+        f'{bits} bit{"s" * (bits != 1)}'
 
 
 def smallest_step(step: Tensor) -> Tensor:
-    """The bound of step sizes that nobody gave one."""
+    """Return the default bound of step sizes."""
     return torch.minimum(MIN_STEP_SHARE * step.mean(), step.min())
 
 
@@ -90,8 +130,14 @@ class LSQWeight:
     code - w/s inside the range, the bound outside, summed over the channel
     and scaled by :math:`1 / \sqrt{numel(w) (2^{b-1} - 1)}`.
 
-    The step size starts at :math:`2 mean|w| / \sqrt{2^{b-1} - 1}`. As long
-    as nobody has learned or loaded it, it follows the weights: it is derived
+    Two narrower widths have symmetric codes, and all of the above with the
+    range -1..1. ``bits='ternary'``: -1, 0 and 1, rounded. ``bits=1``: -1 and
+    1, by the sign, 1 for zero; sign(w) takes the place of the rounded value
+    in both gradients.
+
+    The step size starts at :math:`2 mean|w| / \sqrt{2^{b-1} - 1}`, of one
+    bit at :math:`mean|w|`, where the squared error is least. As long as
+    nobody has learned or loaded it, it follows the weights: it is derived
     again when float weights are loaded without one, and on first use if the
     weights were re-initialised in between. It stays above 1/20 of where it
     started, and above 0 in every checkpoint: an optimizer such as Adam moves
@@ -105,21 +151,25 @@ class LSQWeight:
     which has no counterpart, would have to be, it is refused.
 
     Source: LSQ (arXiv 1902.08153), eq. 1-3 and section 2.1; the scale over
-    the whole tensor as in QSD-Transformer (arXiv 2501.13492).
+    the whole tensor as in QSD-Transformer (arXiv 2501.13492). LSQ with a
+    sign for one bit: BiT (arXiv 2205.13016); mean|w|: XNOR-Net (arXiv
+    1603.05279).
     """
 
     _loading = False
 
-    def _init_quantizer(self, bits: int | None) -> None:
-        if bits not in (2, 3, 4, 8, None) or isinstance(bits, float):
-            raise ValueError('bits must be 2, 3, 4, 8, or None for float '
-                             f'weights, got {bits!r}')
+    def _init_quantizer(self, bits: Bits | None) -> None:
+        if bits not in (*BITS, None) or isinstance(bits, (bool, float)):
+            raise ValueError("bits must be 2, 3, 4, 8, 'ternary', 1, or None "
+                             f'for float weights, got {bits!r}')
         self.bits = bits
         self._step_is_default = bits is not None
         if bits is None:
             self.register_parameter('step_size', None)
             return
-        self.qmin, self.qmax = -2**(bits - 1), 2**(bits - 1) - 1
+        values = code_values(bits)
+        self.qmin, self.qmax = values[0], values[-1]
+        self.signs = bits == 1
         self.step_size = nn.Parameter(self.weight.new_empty(len(self.weight)))
         self.register_buffer(
             'initial_step', self.weight.new_empty(()), persistent=False)
@@ -134,7 +184,8 @@ class LSQWeight:
         # Weights that start at zero get the scale a default init would have.
         default = 0.5 / self.weight[0].numel()**0.5
         mean = torch.where(mean > 0, mean, mean.new_tensor(default))
-        self.initial_step.copy_(2 * mean / self.qmax**0.5)
+        self.initial_step.copy_(mean if self.signs else
+                                2 * mean / self.qmax**0.5)
         self.step_size.copy_(self.initial_step.expand_as(self.step_size))
         self.min_step.copy_(MIN_STEP_SHARE * self.initial_step)
 
@@ -165,7 +216,7 @@ class LSQWeight:
         self.min_step.copy_(smallest_step(step))
 
     def positive_step_size(self) -> Tensor:
-        """The step size in use, (out_channels,), never below its minimum.
+        """Return the step size in use, (out_channels,), at least its minimum.
 
         Without a gradient.
         """
@@ -209,6 +260,11 @@ class LSQWeight:
                 f'of a {self.bits}-bit {type(self).__name__} into '
                 f'{-self.qmin}, which {self.bits} bits do not hold: it cannot '
                 f'be folded into the weights. {INTEGER_FORM}')
+        if self.signs and (code == 0).any():
+            raise ValueError(
+                f'a factor of 0, of a batch norm, makes zeros of the weights '
+                f'of a {type(self).__name__}, which 1 bit does not hold: it '
+                f'cannot be folded into the weights. {INTEGER_FORM}')
         shape = [-1] + [1] * (weight.dim() - 1)
         step = self.positive_step_size().double() * torch.where(
             factor == 0, 1., factor).abs().flatten()
@@ -218,7 +274,8 @@ class LSQWeight:
         # Rounding may have moved a weight over the edge between two codes.
         code = code.to(weight.dtype)
         step = self.step_size.view(shape)
-        moved = round_to_codes(scaled, step, self.qmin, self.qmax) != code
+        moved = round_to_codes(scaled, step, self.qmin, self.qmax,
+                               self.signs) != code
         scaled.copy_(torch.where(moved, code * step, scaled))
 
     def quantized_multiple(self, weight: Tensor) -> Tensor:
@@ -233,7 +290,8 @@ class LSQWeight:
         """
         quantized = self.quantized_weight()
         factor = channel_factor(weight, self.weight)
-        if factor is not None:
+        # Of one bit, weights of zero are quantized to others.
+        if factor is not None and not (self.signs and (factor == 0).any()):
             return quantized * factor.to(quantized.dtype)
         if channel_factor(weight, quantized) is not None:
             return weight
@@ -250,11 +308,12 @@ class LSQWeight:
         if self.training:
             self.bound_step_size()
         return _QuantizeWeight.apply(self.weight, self.step_size,
-                                     self.min_step, self.qmin, self.qmax)
+                                     self.min_step, self.qmin, self.qmax,
+                                     self.signs)
 
     @torch.no_grad()
     def integer_weight(self) -> Tensor:
-        """The codes, int8, of the weight's shape.
+        """Return the codes, int8, of the weight's shape.
 
         Raises:
             ValueError: If the layer is float (bits=None).
@@ -264,8 +323,8 @@ class LSQWeight:
         self.settle_step_size()
         step = self.positive_step_size().view(
             -1, *[1] * (self.weight.dim() - 1))
-        return round_to_codes(self.weight, step, self.qmin,
-                              self.qmax).to(torch.int8)
+        return round_to_codes(self.weight, step, self.qmin, self.qmax,
+                              self.signs).to(torch.int8)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         # Who loads it takes the step size for a learned one.
@@ -326,8 +385,8 @@ class LSQConv2d(LSQWeight, nn.Conv2d):
     ``dict(type='mmqsdt.LSQConv2d', bits=4)``.
 
     Args:
-        bits (int, optional): 2, 3, 4 or 8; None keeps float weights.
-            Defaults to 4.
+        bits (int | str, optional): 2, 3, 4 or 8; 'ternary' or 1 for codes
+            of -1, 0, 1 or -1, 1; None keeps float weights. Defaults to 4.
         args, kwargs: Those of ``nn.Conv2d``.
 
     Shape: (B, C_in, H, W) in, (B, C_out, H', W') out.
@@ -336,7 +395,7 @@ class LSQConv2d(LSQWeight, nn.Conv2d):
         ValueError: For other bits.
     """
 
-    def __init__(self, *args, bits: int | None = 4, **kwargs) -> None:
+    def __init__(self, *args, bits: Bits | None = 4, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._init_quantizer(bits)
 
@@ -361,8 +420,8 @@ class LSQLinear(LSQWeight, nn.Linear):
     """``nn.Linear`` with LSQ-quantized weights; see :class:`LSQWeight`.
 
     Args:
-        bits (int, optional): 2, 3, 4 or 8; None keeps float weights.
-            Defaults to 4.
+        bits (int | str, optional): 2, 3, 4 or 8; 'ternary' or 1 for codes
+            of -1, 0, 1 or -1, 1; None keeps float weights. Defaults to 4.
         args, kwargs: Those of ``nn.Linear``.
 
     Shape: (..., in_features) in, (..., out_features) out.
@@ -371,7 +430,7 @@ class LSQLinear(LSQWeight, nn.Linear):
         ValueError: For other bits.
     """
 
-    def __init__(self, *args, bits: int | None = 4, **kwargs) -> None:
+    def __init__(self, *args, bits: Bits | None = 4, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._init_quantizer(bits)
 

@@ -32,7 +32,7 @@ class BatchNormPad(nn.Module):
 
     @torch.no_grad()
     def border_value(self) -> Tensor:
-        """What the norm gives for zero input, (C,)."""
+        """Return what the norm gives for zero input, (C,)."""
         bn = self.bn
         return bn.bias - bn.running_mean * bn.weight / torch.sqrt(
             bn.running_var + bn.eps)

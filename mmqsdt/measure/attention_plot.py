@@ -1,4 +1,4 @@
-"""What queries read, laid over the picture."""
+"""Draw what attention queries read, over the picture."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from .attention_rows import AttentionLayer, over_average
 from .style import bare, draw_over, save_picture, split_path, thumbnail
 
-# Both halves are told apart with any kind of colour vision.
+# Its two halves can be told apart with any kind of color vision.
 READ = 'PuOr_r'
-# From half of the average token's weight to twice as much.
+# From half the average token's weight to twice that weight.
 RANGE = LogNorm(1 / 2, 2, clip=True)
 
 
@@ -49,7 +49,7 @@ def plot_heads(picture: np.ndarray, layer: AttentionLayer,
 
 
 def _rows(layer: AttentionLayer, places: list) -> Tensor:
-    """(heads, 1 + places, H, W): all queries together, then each."""
+    """Return the mean over all queries, then each: (heads, 1 + n, H, W)."""
     return torch.cat([layer.mean_row()[:, None], layer.rows(places)], 1)
 
 
@@ -65,7 +65,7 @@ def _plot(picture: np.ndarray, lines: dict[str, Tensor], places: list,
     shown = None
     for axes, (label, rows) in zip(grid, lines.items()):
         bare(axes[0], label.replace(', ', '\n'))
-        if rows.shape[1:] != shown:  # its tokens are of another size
+        if rows.shape[1:] != shown:  # tokens of another size than above
             shown = rows.shape[1:]
             axes[0].imshow(picture)
             for i, place in enumerate(places, 1):
@@ -92,7 +92,7 @@ def _plot(picture: np.ndarray, lines: dict[str, Tensor], places: list,
 
 def _mark(axes, picture: np.ndarray, place: tuple[float, float],
           grid: tuple[int, int], number: int) -> None:
-    """A frame around the token of a query, and its number."""
+    """Draw a frame around a query's token, with its number."""
     (height, width), (h, w) = picture.shape[:2], grid
     column, row = min(int(place[0] * w), w - 1), min(int(place[1] * h), h - 1)
     left, top = column * width / w, row * height / h
@@ -107,7 +107,7 @@ def _mark(axes, picture: np.ndarray, place: tuple[float, float],
 
 
 def _draw_row(axes, picture: np.ndarray, row: Tensor) -> None:
-    faded = 128 + picture // 2  # its darkness is not to pass for colour
+    faded = 128 + picture // 2  # else dark pixels would look like values
     draw_over(axes, faded, over_average(row).clamp(min=1e-6).numpy(),
               RANGE, READ, 0.4)
     bare(axes)

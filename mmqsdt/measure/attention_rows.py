@@ -1,4 +1,4 @@
-"""Which tokens a query reads, in attention that never forms such weights."""
+"""Compute which tokens a query reads, though attention never does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ..distill.recorder import find_taps
 from ..layers import SpikeAttention
+from .record import listening
 
 
 def attention_rows(q: Tensor, k: Tensor, scale: float,
                    queries: list[int]) -> Tensor:
-    r"""Rows of the N x N weights that linear attention implies.
+    r"""Compute rows of the N x N weights that linear attention implies.
 
     .. math::
 
@@ -26,7 +27,7 @@ def attention_rows(q: Tensor, k: Tensor, scale: float,
     Args:
         q, k (Tensor): (T*B, heads, d, N), as attention reads them.
         scale (float): The attention's.
-        queries (list[int]): Tokens n whose row A[n] is wanted.
+        queries (list[int]): Tokens n whose rows A[n] are returned.
 
     Returns:
         Tensor: (T*B, heads, len(queries), N).
@@ -51,12 +52,12 @@ class AttentionLayer:
     k: Tensor
 
     def token(self, x: float, y: float) -> int:
-        """The token at a place, 0..1 of the picture's width and height."""
+        """Return the token at a place, 0..1 of the picture's sides."""
         h, w = self.grid
         return min(int(y * h), h - 1) * w + min(int(x * w), w - 1)
 
     def rows(self, places: list[tuple[float, float]]) -> Tensor:
-        """What the tokens at these places read of each token.
+        """Return how much the tokens at these places read from each token.
 
         Args:
             places (list): (x, y), 0..1 of the picture's width and height.
@@ -69,7 +70,7 @@ class AttentionLayer:
         return rows.mean(0).unflatten(-1, self.grid)
 
     def mean_row(self) -> Tensor:
-        """The mean over all queries, (heads, H, W): cheap, q comes first."""
+        """Average over all queries, (heads, H, W): cheap, q comes first."""
         mean = self.q.mean(-1, keepdim=True)
         return attention_rows(mean, self.k, self.scale, [0]).mean(0).squeeze(
             1).unflatten(-1, self.grid)
@@ -80,8 +81,8 @@ def recorded_attention(model: nn.Module) -> Iterator[list[AttentionLayer]]:
     """Collect q and k of every attention layer, while a model runs.
 
     Args:
-        model (nn.Module): Whose QSDTransformer reads one picture; in float
-            form. An ANN counterpart will do.
+        model (nn.Module): In float form, with a QSDTransformer that reads
+            one picture; or its ANN counterpart.
 
     Yields:
         list[AttentionLayer]: Filled on the way, in the order of the network.
@@ -90,32 +91,23 @@ def recorded_attention(model: nn.Module) -> Iterator[list[AttentionLayer]]:
         ValueError: If there is no QSDTransformer with attention.
     """
     backbone = getattr(model, 'backbone', model)
-    paths = [tap.paths['q'].rpartition('.')[0] for tap in find_taps(backbone)]
+    modules = {}
+    for tap in find_taps(backbone):
+        path = tap.paths['q'].rpartition('.')[0]  # of the attention
+        for part in (f'{path}.q_neuron', f'{path}.k_neuron', path):
+            modules[part] = backbone.get_submodule(part)
     layers: list[AttentionLayer] = []
-    handles = [
-        backbone.register_forward_pre_hook(lambda module, args: layers.clear())
-    ]
-    for path in paths:
-        attention = backbone.get_submodule(path)
-        kept: dict[str, Tensor] = {}
-        for name in ('q', 'k'):
+    kept: dict[str, Tensor] = {}  # q and k, until their attention is done
 
-            def keep(module, args, output, name=name, kept=kept):
-                kept[name] = output.detach().float()
-
-            handles.append(
-                getattr(attention,
-                        f'{name}_neuron').register_forward_hook(keep))
-
-        def finish(module, args, output, path=path, kept=kept):
+    def hear(path: str, module: nn.Module, x: Tensor, output: Tensor) -> None:
+        if isinstance(module, SpikeAttention):
             layers.append(_layer(module, path, kept))
+        else:
+            name = path.rpartition('.')[2].removesuffix('_neuron')
+            kept[name] = output.detach().float()  # (T, C, H, W)
 
-        handles.append(attention.register_forward_hook(finish))
-    try:
+    with listening(modules, hear, restart=(backbone, layers)):
         yield layers
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _layer(attention: SpikeAttention, path: str,
@@ -127,7 +119,7 @@ def _layer(attention: SpikeAttention, path: str,
 
 def choose_layers(layers: list[AttentionLayer],
                   patterns: list[str] | None = None) -> list[AttentionLayer]:
-    """Layers whose paths match, or up to five, the first and the last.
+    """Choose layers by path; by default up to five, first and last included.
 
     Args:
         layers (list[AttentionLayer]): Of one picture.
@@ -152,7 +144,7 @@ def choose_layers(layers: list[AttentionLayer],
 
 
 def over_average(row: Tensor) -> Tensor:
-    """Weights over their mean: 2 is a token read twice as much as average.
+    """Divide weights by their mean: 2 is a token read twice the average.
 
     Args:
         row (Tensor): (..., H, W), not negative.
@@ -166,7 +158,7 @@ def over_average(row: Tensor) -> Tensor:
 
 def striking_places(picture: np.ndarray, grid: tuple[int, int],
                     number: int) -> list[tuple[float, float]]:
-    """Centres of the tokens of most contrast, spread over the picture.
+    """Find the centers of tokens of most contrast, spread over a picture.
 
     Args:
         picture (np.ndarray): (H, W, 3), uint8.
@@ -177,16 +169,16 @@ def striking_places(picture: np.ndarray, grid: tuple[int, int],
         list: (x, y), 0..1 of the picture's width and height.
     """
     (height, width), (h, w) = picture.shape[:2], grid
-    grey = picture.mean(2)
+    gray = picture.mean(2)
     contrast = np.array([[
-        grey[r * height // h:(r + 1) * height // h,
+        gray[r * height // h:(r + 1) * height // h,
              c * width // w:(c + 1) * width // w].std() for c in range(w)
     ] for r in range(h)])
     places = []
     while len(places) < number and contrast.max() >= 0:
         r, c = divmod(int(contrast.argmax()), w)
         places.append(((c + 0.5) / w, (r + 0.5) / h))
-        # Neighbours, up to a fifth of the picture away, are out.
+        # Leave out tokens that are less than a fifth of the picture away.
         contrast[max(r - h // 5, 0):r + h // 5 + 1,
                  max(c - w // 5, 0):c + w // 5 + 1] = -1
     return places

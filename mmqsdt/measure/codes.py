@@ -1,11 +1,13 @@
-"""What quantised weights look like: their codes and step sizes."""
+"""Read the codes and step sizes of quantized weights."""
 
 from dataclasses import dataclass
+from math import log2
 
 import torch
 from torch import nn
 
 from ..layers import LSQWeight
+from ..layers.lsq import Bits, code_values
 from .entropy import entropy_bits
 
 
@@ -15,19 +17,24 @@ class LayerCodes:
 
     Attributes:
         layer (str): Its path.
-        bits (int): Of a weight.
+        bits (int | str): Of a weight; 'ternary'.
         counts (list[int]): How many weights have code qmin, .., qmax.
         steps (list[float]): Step size of each output channel.
     """
     layer: str
-    bits: int
+    bits: Bits
     counts: list[int]
     steps: list[float]
 
     @property
     def codes(self) -> range:
         """All codes there are, qmin..qmax."""
-        return range(-2**(self.bits - 1), 2**(self.bits - 1))
+        return code_values(self.bits)
+
+    @property
+    def bound(self) -> float:
+        """The most that the codes can carry, in bits."""
+        return log2(len(self.codes))
 
     @property
     def unused(self) -> list[int]:
@@ -41,11 +48,11 @@ class LayerCodes:
 
     @property
     def entropy(self) -> float:
-        """Of the codes, in bits, at most ``bits``."""
+        """Of the codes, in bits, at most ``bound``."""
         return entropy_bits(self.counts)
 
     def to_dict(self) -> dict:
-        """Plain data, the figures that follow from it included."""
+        """Return plain data, derived figures included."""
         return dict(
             layer=self.layer, bits=self.bits,
             codes=dict(zip(self.codes, self.counts)), unused=self.unused,
@@ -55,26 +62,27 @@ class LayerCodes:
 
 @torch.no_grad()
 def weight_codes(model: nn.Module) -> list[LayerCodes]:
-    """Codes and step sizes of every quantised layer of a model.
+    """Read codes and step sizes of every quantized layer of a model.
 
     Args:
         model (nn.Module): In float form.
 
     Raises:
-        ValueError: If no layer is quantised.
+        ValueError: If no layer is quantized.
     """
     found = []
     for name, layer in model.named_modules():
         if isinstance(layer, LSQWeight) and layer.bits is not None:
             codes = layer.integer_weight().long() - layer.qmin
+            counts = torch.bincount(
+                codes.flatten(), minlength=layer.qmax - layer.qmin + 1)
             found.append(
                 LayerCodes(
                     name, layer.bits,
-                    torch.bincount(codes.flatten(),
-                                   minlength=2**layer.bits).tolist(),
+                    counts[::code_values(layer.bits).step].tolist(),
                     layer.positive_step_size().tolist()))
     if not found:
-        raise ValueError('no layer of this model has quantised weights: it is '
+        raise ValueError('no layer of this model has quantized weights: it is '
                          'an ANN counterpart, or was built with '
                          'weight_bits=None')
     return found

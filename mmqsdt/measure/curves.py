@@ -1,4 +1,4 @@
-"""Losses and scores that trainings logged."""
+"""Read the losses and scores that trainings logged."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..utils.text import read_text
 
-# Drawn unless others are asked for.
+# What is drawn by default.
 KEYS = ('loss', '*loss*', 'accuracy/top1', 'coco/bbox_mAP', 'coco/segm_mAP',
         'mIoU')
-# What mmengine notes beside losses.
+# What mmengine logs beside losses.
 CLOCKS = ('step', 'iter', 'epoch')
 
 
@@ -20,10 +20,10 @@ class Curve:
     """One figure over a training.
 
     Attributes:
-        iterations (list[int]): Since the start. Of a score, the last one
+        iterations (list[int]): Since the start; of a score the last one
             logged before it.
-        epochs (list[int | None]): Of scores in trainings by epoch.
-        values (list[float]): Finite ones.
+        epochs (list[int | None]): Of scores, if the training counts epochs.
+        values (list[float]): Finite values only.
     """
     iterations: list[int] = field(default_factory=list)
     epochs: list[int | None] = field(default_factory=list)
@@ -52,11 +52,11 @@ class Run:
 def read_run(work_dir: str | Path) -> Run:
     """Read what a training logged, across interruptions.
 
-    The last start counts. If it resumed an earlier one, what that logged
-    before the point of resumption comes first.
+    The log of the last start is read. If it resumed an earlier one, that
+    one's log up to the resumption comes first, and so on.
 
     Args:
-        work_dir (str | Path): Of mmengine: it has
+        work_dir (str | Path): Of mmengine; contains
             ``<time>/vis_data/scalars.json``.
 
     Raises:
@@ -83,14 +83,14 @@ def _read_lines(log: Path) -> list[dict]:
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
-            break  # being written, or the machine stopped
+            break  # half a line: still being written, or interrupted
     return lines
 
 
 def _before(lines: list[dict], resumed: list[dict]) -> list[dict]:
-    """What was logged before the point where another log goes on."""
+    """Keep the lines of a log up to where the next log resumes."""
     first = next((x['iter'] for x in resumed if 'iter' in x), None)
-    if first is None:  # all that was left to do was the last validation
+    if first is None:  # only the last validation was left to do
         again = {x.get('step') for x in resumed}
         return [x for x in lines if 'iter' in x or _is_monitor(x)
                 or x.get('step') not in again]
@@ -119,12 +119,12 @@ def _to_run(lines: list[dict]) -> Run:
 
 
 def _is_monitor(line: dict) -> bool:
-    """What SpikeMonitorHook logs, by itself."""
+    """Tell a line of SpikeMonitorHook from those of the runner."""
     return 'firing_rate/all' in line
 
 
 def smooth(values: list[float], weight: float) -> list[float]:
-    r"""Mean over neighbours on both sides, so that nothing is delayed.
+    r"""Average over neighbors on both sides, so that peaks stay in place.
 
     .. math:: y_i = \sum_j \beta^{|i - j|} x_j / \sum_j \beta^{|i - j|}
 
@@ -139,7 +139,7 @@ def smooth(values: list[float], weight: float) -> list[float]:
         raise ValueError(f'smoothing must be in [0, 1), got {weight}')
 
     def one_sided(x: list[float]) -> list[tuple[float, float]]:
-        """(sum, sum of weights) over a value and those before it."""
+        """Sum values and weights over each value and those before it."""
         total, norm, sums = 0., 0., []
         for value in x:
             total, norm = weight * total + value, weight * norm + 1
@@ -154,7 +154,7 @@ def smooth(values: list[float], weight: float) -> list[float]:
 
 def choose_keys(runs: dict[str, Run],
                 patterns: list[str] | None = None) -> list[str]:
-    """Names of the curves to draw, in the order of the patterns.
+    """Choose the curves to draw, in the order of the patterns.
 
     Args:
         runs (dict): By name, of :func:`read_run`.
@@ -162,8 +162,7 @@ def choose_keys(runs: dict[str, Run],
             anything; None for losses and the main scores.
 
     Raises:
-        ValueError: If a pattern that was given matches nothing, or nothing
-            is left.
+        ValueError: If a given pattern, or all default ones, match nothing.
     """
     known = list(dict.fromkeys(
         key for run in runs.values() for key in (*run.training, *run.scores)))

@@ -1,4 +1,4 @@
-"""Curves of trainings, several runs in every panel."""
+"""Draw the curves of trainings, with several runs in each panel."""
 
 from math import ceil
 from pathlib import Path
@@ -10,9 +10,9 @@ from .curves import Curve, Run, smooth
 from .style import COLORS, save_picture
 
 COLUMNS = 3
-# About as many independent values a smoothed curve has.
+# How many independent values about are left in a smoothed curve.
 POINTS_LEFT = 20
-# Height of a panel of scores, as a share of the best one, at least.
+# Least height of a panel of scores, as a share of the best score.
 LEAST_SPAN = 0.2
 STYLES = ('-', '--', '-.', ':')
 
@@ -24,8 +24,8 @@ def plot_curves(runs: dict[str, Run], keys: list[str],
     Args:
         runs (dict): By name, of :func:`read_run`.
         keys (list[str]): Of :func:`choose_keys`.
-        smoothing (float, optional): Of what training logged, see
-            :func:`smooth`; the values themselves are drawn pale behind it.
+        smoothing (float, optional): Weight for :func:`smooth`, of what was
+            logged in training; the values as logged are drawn pale behind.
             None smooths long logs more than short ones.
         stem (str | Path): Path of the files, without a suffix.
     """
@@ -59,13 +59,13 @@ def plot_curves(runs: dict[str, Run], keys: list[str],
 
 
 def _look(number: int) -> tuple[str, str]:
-    """Colour and line style of a run."""
+    """Choose color and line style of a run."""
     return (COLORS[number % len(COLORS)],
             STYLES[number // len(COLORS) % len(STYLES)])
 
 
 def _weight(curve: Curve, smoothing: float | None) -> float:
-    """The weight of neighbours that :func:`smooth` is to give."""
+    """Choose the weight of neighbors for :func:`smooth`."""
     if smoothing is None:
         return max(0., 1 - POINTS_LEFT / max(len(curve.values), 1))
     return smoothing
@@ -100,18 +100,18 @@ def _draw(axes, runs: dict[str, Run], key: str, smoothing: float | None,
         if low == high:  # nothing to compare with
             axes.set_ylim(0, 1.15 * high or 1)
         elif high - low < LEAST_SPAN * abs(high):
-            # What hardly differs shall not look as if it did.
+            # Do not magnify small differences.
             margin = LEAST_SPAN * abs(high) - (high - low)
             axes.set_ylim(low - margin / 2, high + margin / 2)
         _write_last(axes, last)
-    elif tops:  # single peaks shall not flatten the rest
+    elif tops:  # the smoothed curve, not its peaks, sets the range
         low, high = min(0., *tops, 0.), max(tops)
         axes.set_ylim(low, low + 1.15 * (high - low) or 1)
 
 
 def _draw_score(axes, curve: Curve, by_epoch: bool, color: str,
                 style: str) -> tuple[float, float, str]:
-    """Draw a score; where its last value is, and in which colour."""
+    """Draw a score; return the place and the color of its last value."""
     x = curve.epochs if by_epoch else curve.iterations
     axes.plot(x, curve.values, 'o', color=color, linestyle=style,
               linewidth=1.8, markersize=4)
@@ -119,7 +119,7 @@ def _draw_score(axes, curve: Curve, by_epoch: bool, color: str,
 
 
 def _write_last(axes, last: list[tuple[float, float, str]]) -> None:
-    """Last values beside their points, none over another."""
+    """Write last values beside their points, without overlap."""
     low, high = axes.get_ylim()
     places = apart([y for _, y, _ in last], 0.075 * (high - low))
     for (x, value, color), place in zip(last, places):
@@ -130,14 +130,14 @@ def _write_last(axes, last: list[tuple[float, float, str]]) -> None:
 
 
 def apart(values: list[float], distance: float) -> list[float]:
-    """Values moved as little as is simple, so that none are too near.
+    """Move labels along an axis so that they do not overlap.
 
     Args:
-        values (list[float]): Where labels would stand.
-        distance (float): Between two labels, at least.
+        values (list[float]): Where the labels belong.
+        distance (float): Least distance between two labels.
 
     Returns:
-        list[float]: In the same order; of equal mean where all were moved.
+        list[float]: In the same order, and with the same mean.
     """
     order = sorted(range(len(values)), key=values.__getitem__)
     placed = [values[i] for i in order]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .energy import EnergyReport
+from .energy_report import EnergyReport
 from .energy_table import TITLES
 from .style import write_figure
 

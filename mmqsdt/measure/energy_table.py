@@ -4,7 +4,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from .energy import EnergyReport, LayerEnergy
+from .energy_report import (
+    ANN_BITS,
+    QUOTE,
+    SATURATED,
+    SILENT,
+    EnergyReport,
+    LayerEnergy,
+)
 
 TITLES = dict(
     ann='ANN counterpart',
@@ -13,23 +20,77 @@ TITLES = dict(
     as_published='as published (RepConv merged)',
     counted_thermometer='counted, thermometer slots',
     counted_bitwise='counted, bitwise slots',
-    bits_thermometer='counted, bits-aware, thermometer',
-    bits_bitwise='counted, bits-aware, bitwise')
+    bits_thermometer='counted, bits-aware, thermometer [1]',
+    bits_bitwise='counted, bits-aware, bitwise [1]',
+    ann_int8='int8 ANN counterpart',
+    ann_int4='int4 ANN counterpart',
+    integer_thermometer='integers, thermometer slots',
+    integer_bitwise='integers, bitwise slots',
+    ann_memory='ANN counterpart, with memory',
+    ann_int8_memory='int8 ANN counterpart, with memory',
+    ann_int4_memory='int4 ANN counterpart, with memory',
+    memory_thermometer='integers and memory, thermometer slots [2]',
+    memory_bitwise='integers and memory, bitwise slots')
+# The first measure on integers, and the first with memory.
+BLOCKS = ('ann_int8', 'ann_memory')
 
 
-def print_report(report: EnergyReport) -> None:
-    """Print the table of layers, then the table of totals."""
-    table = layer_table(report)
+def print_report(report: EnergyReport, layers: bool = False) -> None:
+    """Print the totals, what to make of them, and what stands out.
+
+    Args:
+        report (EnergyReport): Of :func:`measure_energy`.
+        layers (bool): Print the table of layers as well.
+    """
+    tables = [total_table(report)]
+    if report.flagged():
+        tables.append(flag_table(report))
+    if layers:
+        tables.append(layer_table(report))
     console = Console()
-    wide = Console(width=500).measure(table).maximum
+    wide = max(Console(width=500).measure(t).maximum for t in tables)
     console = Console(width=max(console.width, wide))
-    console.print(table)
-    console.print(total_table(report))
+    console.print(tables[0])
+    print(notes(report), end='\n\n')
+    for table in tables[1:]:
+        console.print(table)
+
+
+def notes(report: EnergyReport) -> str:
+    """How to read the totals, and which row to quote."""
+    quoted = report.totals()['total'][QUOTE]
+    times = ' and '.join(
+        f'the int{bits} ANN takes {report.ratios(bits)[QUOTE]:.2f} times that'
+        for bits in ANN_BITS if QUOTE in report.ratios(bits))
+    zeros = ' Products with a zero are left out of the integer rows, on ' \
+        'both sides.' if report.skip_zeros else ''
+    return (
+        '[1] sets a network of few bits against an ANN of 32: not to be '
+        'quoted without the integer rows\n'
+        f'[2] to quote: {quoted:.4g} mJ an image, counted; {times}.{zeros}\n'
+        '    To compare with papers that use the formula: as published.\n'
+        f'Costs {report.costs.source}; an integer product of other widths '
+        'than 8 bits is scaled from it.')
+
+
+def flag_table(report: EnergyReport) -> Table:
+    """Neurons that fire nearly always or nearly never."""
+    table = Table(
+        title=f'Neurons with a rate above {SATURATED} or below {SILENT}',
+        title_justify='left',
+        box=SIMPLE_HEAD)
+    table.add_column('neuron', no_wrap=True)
+    table.add_column('firing rate', justify='right')
+    table.add_column('')
+    for path, flag in report.flagged().items():
+        table.add_row(path, f'{report.neurons[path].rate:.2%}', flag)
+    return table
 
 
 def total_table(report: EnergyReport) -> Table:
-    """One line a measure: mJ of every part and of the whole, and ratio."""
-    totals, ratios = report.totals(), report.ratios()
+    """One line a measure: mJ of every part and of the whole, and ratios."""
+    totals = report.totals()
+    ratios = {bits: report.ratios(bits) for bits in (32, *ANN_BITS)}
     table = Table(
         title=f'Energy of one image in mJ, mean over {report.images} '
         f'({report.costs.mac_pj} pJ a MAC, {report.costs.ac_pj} pJ an AC)',
@@ -38,12 +99,17 @@ def total_table(report: EnergyReport) -> Table:
     table.add_column('measure')
     for part in totals:
         table.add_column(part, justify='right')
-    table.add_column('ANN / model', justify='right')
+    for bits in ratios:
+        title = f'int{bits} ANN' if bits < 32 else 'ANN'
+        table.add_column(f'{title} /\nmodel', justify='right')
     for measure in report.measures:
+        if measure in BLOCKS:
+            table.add_section()
         table.add_row(
             TITLES[measure],
             *(f'{totals[part][measure]:.4g}' for part in totals),
-            f'{ratios[measure]:.2f}' if measure in ratios else '')
+            *(f'{each[measure]:.2f}' if measure in each else ''
+              for each in ratios.values()))
     return table
 
 
@@ -51,7 +117,8 @@ def layer_table(report: EnergyReport) -> Table:
     """One line a layer: rates, operations in millions, energy in uJ.
 
     Operations are AC where a layer reads spikes, else MAC; counted ones are
-    those of thermometer slots. The files have the rest.
+    those of thermometer slots. A rate near 0 or 1 has a mark. The files have
+    the rest.
     """
     table = Table(
         title='Layers: what one image costs',
@@ -72,6 +139,9 @@ def _cells(layer: LayerEnergy) -> list[str]:
     cells = [layer.name, layer.kind, layer.reads, str(layer.bits or '-')]
     for share in (layer.firing_rate, layer.share_nonzero):
         cells.append('-' if share is None else f'{share:.1%}')
+    if layer.firing_rate is not None and not (
+            SILENT <= layer.firing_rate <= SATURATED):
+        cells[4] += ' !'
     cells.append(f'{layer.macs / 1e6:.3f}')
     counted = layer.counted['thermometer']
     if layer.reads == 'spike':

@@ -1,4 +1,4 @@
-"""What spikes of q, k and v carry: distributions, entropy, distance."""
+"""Measure what spikes of q, k and v carry: distributions and entropy."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,14 +15,16 @@ from ..deploy.spikes import integer_counts
 from ..distill.losses import fgd_distance
 from ..distill.recorder import TENSORS, Recorder, Tap, find_taps, record
 from ..layers import IELIF, LIF, SpikingNeuron
+from .firing import FiringRate
+from .record import listening
 
-# Potentials are outputs of a batch norm; beyond is counted in the last bins.
-# A bin is 1/16 wide: the thresholds of IE-LIF, and 0, are edges.
+# Potentials are outputs of a batch norm; those beyond count in the last bins.
+# A bin is 1/16 wide, so that 0 and the published thresholds are edges.
 BINS, LOWEST, HIGHEST = 128, -4., 4.
 
 
 def entropy_bits(counts: Iterable[float]) -> float:
-    r"""Entropy of a histogram, :math:`-\sum_c p(c) log_2 p(c)`."""
+    r"""Return a histogram's entropy, :math:`-\sum_c p(c) log_2 p(c)`."""
     counts = [c for c in counts if c]
     total = sum(counts)
     return -sum(c / total * log2(c / total) for c in counts) + 0.
@@ -36,9 +38,9 @@ class TensorDistribution:
         layer (str): Path of the attention layer.
         tensor (str): 'q', 'k' or 'v'.
         levels (int, optional): D; None for an activation of an ANN.
-        thresholds (list[float]): Potentials from which on a neuron emits 1,
-            2, .. D, if they alone decide (T = 1); else empty.
-        potentials (list[int]): Histogram of what the neuron reads: BINS
+        thresholds (list[float]): Potentials at which the count becomes 1, 2,
+            .. D, if the potential alone decides (T = 1); else empty.
+        potentials (list[int]): Histogram of what the neuron reads, in BINS
             bins from LOWEST to HIGHEST.
         counts (list[int]): Histogram of spike counts 0..D; empty for an
             activation.
@@ -54,7 +56,7 @@ class TensorDistribution:
 
     @property
     def entropy(self) -> float | None:
-        """Of the spike code, in bits; None for an activation."""
+        """Entropy of the spike counts in bits; None for an activation."""
         return entropy_bits(self.counts) if self.levels else None
 
     @property
@@ -68,7 +70,7 @@ class TensorDistribution:
         if not self.levels:
             return None
         spikes = sum(c * n for c, n in enumerate(self.counts))
-        return spikes / sum(self.counts) / self.levels
+        return FiringRate(self.levels, sum(self.counts), spikes).rate
 
 
 @dataclass
@@ -83,7 +85,7 @@ class EntropyReport:
     images: int
 
     def pooled(self, tensor: str) -> TensorDistribution:
-        """One tensor over all layers; fgd is their mean."""
+        """Join the rows of one tensor over all layers; fgd is their mean."""
         rows = [row for row in self.rows if row.tensor == tensor]
 
         def add(name: str) -> list[int]:
@@ -96,7 +98,7 @@ class EntropyReport:
             sum(distances) / len(distances) if distances else None)
 
     def to_dict(self) -> dict:
-        """Plain data, the figures that follow from it included."""
+        """Return plain data, derived figures included."""
         return dict(
             images=self.images,
             potential_bins=dict(
@@ -122,16 +124,16 @@ def spike_entropy(model: nn.Module,
                   teacher: nn.Module | None = None) -> EntropyReport:
     """Measure what q, k and v of every attention layer carry.
 
-    Entropy is that of single spike counts, one for each time step.
+    The entropy is that of single spike counts, of one time step each.
 
     Args:
         model (nn.Module): A whole model of MMPretrain, MMDetection or
-            MMSegmentation with a QSDTransformer, or that backbone alone;
-            its ANN counterpart gives potentials only.
+            MMSegmentation with a QSDTransformer, or that backbone alone. Of
+            an ANN counterpart only potentials are measured.
         batches (Iterable): Batches of the model's data loader, or tensors.
-        teacher (nn.Module, optional): Whose FGD distance is measured, on the
-            batches as the model preprocesses them; grids of different size
-            are averaged down to the coarser.
+        teacher (nn.Module, optional): Measures the FGD distance to it. It
+            reads the batches as the model preprocesses them; grids of
+            different size are averaged down to the coarser.
 
     Returns:
         EntropyReport: One row for q, k, v of every layer.
@@ -148,16 +150,17 @@ def spike_entropy(model: nn.Module,
     ]
     teacher = getattr(teacher, 'backbone', teacher)
     teacher_taps = _teacher_taps(teacher, len(taps))
+    neurons = {f'{row.layer}.{row.tensor}_neuron': row for row in rows}
     images = 0
     with ExitStack() as cleanup:
         for network in (backbone, teacher):
             if network is not None:
                 cleanup.callback(network.train, network.training)
                 network.eval()
-        for row in rows:
-            neuron = backbone.get_submodule(f'{row.layer}.{row.tensor}_neuron')
-            handle = neuron.register_forward_hook(_add_to(row))
-            cleanup.callback(handle.remove)
+        cleanup.enter_context(listening(
+            {path: backbone.get_submodule(path) for path in neurons},
+            lambda path, neuron, x, output:
+            _add(neurons[path], neuron, x, output)))
         recorder = Recorder(backbone, taps)
         cleanup.callback(recorder.close)
         if teacher is not None:
@@ -201,23 +204,19 @@ def _new_row(layer: str, tensor: str,
         counts=[0] * (neuron.levels + 1))
 
 
-def _add_to(row: TensorDistribution):
-
-    def add(neuron: nn.Module, args: tuple, output: Tensor) -> None:
-        width = (HIGHEST - LOWEST) / BINS
-        bins = (args[0].float() / width).floor() - LOWEST / width
+def _add(row: TensorDistribution, neuron: nn.Module, x: Tensor,
+         output: Tensor) -> None:
+    """Add what a neuron read and emitted to the histograms of its row."""
+    width = (HIGHEST - LOWEST) / BINS
+    bins = (x.float() / width).floor() - LOWEST / width
+    found = torch.bincount(
+        bins.clamp(0, BINS - 1).flatten().long(), minlength=BINS)
+    row.potentials = [a + b for a, b in zip(row.potentials, found.tolist())]
+    if row.levels:
         found = torch.bincount(
-            bins.clamp(0, BINS - 1).flatten().long(), minlength=BINS)
-        row.potentials = [
-            a + b for a, b in zip(row.potentials, found.tolist())
-        ]
-        if row.levels:
-            found = torch.bincount(
-                integer_counts(neuron, output).flatten().long(),
-                minlength=row.levels + 1)
-            row.counts = [a + b for a, b in zip(row.counts, found.tolist())]
-
-    return add
+            integer_counts(neuron, output).flatten().long(),
+            minlength=row.levels + 1)
+        row.counts = [a + b for a, b in zip(row.counts, found.tolist())]
 
 
 def _preprocess(model: nn.Module, batch) -> Tensor:
@@ -229,7 +228,7 @@ def _preprocess(model: nn.Module, batch) -> Tensor:
 
 def _add_distances(rows: list[TensorDistribution], teacher, ours,
                    before: int) -> None:
-    """Bring the means up to date; `before` images are in them already."""
+    """Update the means, which are over ``before`` images so far."""
     distances = [
         fgd_distance(of_teacher[x], of_model[x], *grids).mean(1)
         for of_teacher, of_model, *grids in zip(

@@ -1,4 +1,4 @@
-"""Entropy reports as a picture: models side by side."""
+"""Draw entropy reports of models side by side."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ SILENT = '#c9c9c9'
 
 def plot_entropy(reports: dict[str, EntropyReport],
                  path: str | Path) -> None:
-    """Draw distributions over all layers, then figures layer by layer.
+    """Draw distributions over all layers, then entropy layer by layer.
 
-    Every model is a pair of columns: potentials of q, k, v, coloured by the
-    spike count they lead to, and the shares of those counts.
+    Each model has two columns: the potentials of q, k, v, colored by the
+    spike count that they lead to, and the shares of these counts.
 
     Args:
         reports (dict): By name of the model, of :func:`spike_entropy`.
@@ -39,16 +39,24 @@ def plot_entropy(reports: dict[str, EntropyReport],
         axes[-1, 2 * i].set_xlabel('potential, all layers')
         if report.rows[0].levels:
             axes[-1, 2 * i + 1].set_xlabel('spike count')
-    entropy, distance = bottom.subplots(1, 2)
-    _plot_layers(entropy, reports, 'entropy', 'entropy of the spikes, bits')
-    _plot_layers(distance, reports, 'fgd', 'FGD distance to the teacher')
-    handles, labels = entropy.get_legend_handles_labels()
-    for handle, label in zip(*distance.get_legend_handles_labels()):
-        if label not in labels:
-            handles.append(handle)
-            labels.append(label)
-    bottom.legend(
-        handles, labels, loc='outside lower center', ncols=6, frameon=False)
+    # A panel for what was measured: an ANN has no spikes, and without a
+    # teacher there is no distance.
+    measured = [each for each in (
+        ('entropy', 'entropy of the spikes', 'bits'),
+        ('fgd', 'FGD distance to the teacher', 'distance'))
+        if any(has_figure(r, each[0]) for r in reports.values())]
+    handles, labels = [], []
+    panels = bottom.subplots(1, len(measured), squeeze=False)[0] \
+        if measured else []
+    for axes, (figure_name, title, unit) in zip(panels, measured):
+        _plot_layers(axes, reports, figure_name, title, unit)
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            if label not in labels:
+                handles.append(handle)
+                labels.append(label)
+    if handles:
+        bottom.legend(handles, labels, loc='outside lower center', ncols=6,
+                      frameon=False)
     write_figure(figure, path, dpi=100)
 
 
@@ -66,7 +74,8 @@ def _plot_potentials(axes, row: TensorDistribution) -> None:
         axes.stairs(
             np.where(count == c, share, 0.), edges, color=color, fill=True)
     axes.set_xlim(-3, 3)
-    axes.set_ylabel(row.tensor, rotation=0, fontweight='bold', labelpad=12)
+    axes.set_ylabel(f'{row.tensor}\nshare', rotation=0, fontweight='bold',
+                    labelpad=18)
     axes.set_yticks([])
     axes.spines[['top', 'right', 'left']].set_visible(False)
 
@@ -80,23 +89,29 @@ def _plot_counts(axes, row: TensorDistribution) -> None:
         text = [f'{row.entropy:.2f} of {row.bound:.2f} bits',
                 f'rate {row.firing_rate:.2f}', *text]
     else:
-        axes.set_xticks([])
-        axes.spines['bottom'].set_visible(False)
+        axes.set_axis_off()
         text = ['no spikes', *text]
-    axes.set(ylim=(0, 1.4), yticks=[])  # room for the text
+    axes.set(ylim=(0, 1.4), yticks=[0, 0.5, 1])  # room for the text
+    axes.set_ylabel('share', fontsize='small')
+    axes.tick_params(labelsize='small')
     axes.text(
         0.98, 0.98, '\n'.join(text), ha='right', va='top',
         transform=axes.transAxes, fontsize='small')
-    axes.spines[['top', 'right', 'left']].set_visible(False)
+    axes.spines[['top', 'right']].set_visible(False)
+
+
+def has_figure(report: EntropyReport, figure: str) -> bool:
+    """Return whether all layers of a report have it."""
+    return None not in [getattr(row, figure) for row in report.rows]
 
 
 def _plot_layers(axes, reports: dict[str, EntropyReport], figure: str,
-                 title: str) -> None:
+                 title: str, unit: str) -> None:
     labels: list[str] = []
     for (name, report), color in zip(reports.items(), LINES * 9):
-        values = [getattr(row, figure) for row in report.rows]
-        if None in values:
+        if not has_figure(report, figure):
             continue
+        values = [getattr(row, figure) for row in report.rows]
         axes.plot(values, 'o-', color=color, label=name, markersize=4)
         if figure == 'entropy':
             axes.axhline(
@@ -107,13 +122,13 @@ def _plot_layers(axes, reports: dict[str, EntropyReport], figure: str,
     axes.set_xticks(range(len(labels)), labels, rotation=90,
                     fontsize='small')
     axes.set_ylim(bottom=0)
+    axes.set_xlabel('stage.block and tensor; dotted: the bound'
+                    if figure == 'entropy' else 'stage.block and tensor')
+    axes.set_ylabel(unit)
     axes.spines[['top', 'right']].set_visible(False)
-    if not labels:
-        axes.text(0.5, 0.5, 'not measured', ha='center', va='center',
-                  transform=axes.transAxes, color=LINES[0])
 
 
 def _short(row: TensorDistribution) -> str:
-    """'stages.3.blocks.0.attn', 'q' -> '3.0 q'."""
+    """Shorten 'stages.3.blocks.0.attn', 'q' to '3.0 q'."""
     numbers = [part for part in row.layer.split('.') if part.isdigit()]
     return f'{".".join(numbers)} {row.tensor}'

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..deploy.spikes import integer_counts, spiking_neurons
+from ..deploy.spikes import integer_counts
+from .record import listening, neurons_of
 
 
 @dataclass
@@ -25,18 +26,19 @@ class FiringRate:
     nonzero: int = 0
 
     def __add__(self, other: 'FiringRate') -> 'FiringRate':
-        """Of two neurons together; D is the larger of theirs."""
+        """Add the counts of two neurons; D is the larger of theirs."""
         return FiringRate(max(self.levels, other.levels),
                           self.elements + other.elements,
                           self.spikes + other.spikes,
                           self.nonzero + other.nonzero)
 
-    def add(self, counts: Tensor) -> None:
-        """See more counts; what is within rounding of one is one."""
+    def add(self, counts: Tensor) -> 'FiringRate':
+        """Add counts, which may differ from whole numbers by rounding."""
         counts = counts.detach().round()
         self.elements += counts.numel()
         self.spikes += int(counts.double().sum())
         self.nonzero += int(counts.count_nonzero())
+        return self
 
     @property
     def mean_count(self) -> float:
@@ -73,19 +75,11 @@ def recorded_firing_rates(model: nn.Module) -> Iterator[dict[str, FiringRate]]:
         ...     model(images)
         >>> rates['backbone.stages.1.downsample.neuron'].rate
     """
-    neurons = spiking_neurons(model)
-    if not neurons:
-        raise ValueError('not a spiking model: it has no neuron such as IELIF')
+    neurons = neurons_of(model)
     rates = {name: FiringRate(n.levels) for name, n in neurons.items()}
-    handles = []
-    for name, neuron in neurons.items():
 
-        def record(module, args, output, rate=rates[name]):
-            rate.add(integer_counts(module, output))
+    def hear(name: str, neuron: nn.Module, x: Tensor, output: Tensor) -> None:
+        rates[name].add(integer_counts(neuron, output))
 
-        handles.append(neuron.register_forward_hook(record))
-    try:
+    with listening(neurons, hear):
         yield rates
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,4 +1,4 @@
-"""Whether a network will train: gradients and firing, layer by layer."""
+"""Predict whether a network will train: gradients and firing by layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 
 import torch
 from mmengine.config import Config
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from ..layers import IELIF, LSQWeight
-from ..models.counterpart import counterpart_config
-from .style import stage_of
+from ..models.counterpart import check_counterpart, counterpart_config
+from ..utils.tables import new_table, print_table
+from ..utils.text import part_of
+from .firing import FiringRate
+from .record import listening
 
-# Gradient of a part over that of the counterpart, up to which both train with
-# the same schedule.
+# Up to this ratio of a part's gradient to that of the counterpart, both train
+# well with the same schedule.
 SOUND_RATIO = 3.
 
 
@@ -26,8 +26,8 @@ class NeuronState:
 
     Attributes:
         rate (float): Firing rate: mean count / D, 0..1.
-        below (float): Share of potentials at or below the window, 0..1.
-        above (float): Share at or above it, where a count is D: saturated.
+        below (float): Share of potentials below the window (H <= 0), 0..1.
+        above (float): Share above it (H >= D theta): saturated.
     """
     rate: float
     below: float
@@ -36,7 +36,7 @@ class NeuronState:
 
 @dataclass
 class GradientReport:
-    """Result of :func:`measure_gradients`, layers in order of the network.
+    """Result of :func:`measure_gradients`, in the order of the network.
 
     Attributes:
         layers (dict[str, float]): Norm of the gradient of the parameters of
@@ -52,49 +52,34 @@ class GradientReport:
     loss: float = 0.
 
 
-def part_of(path: str) -> str:
-    """Where a parameter or a neuron is: 'stage 3', 'roi_head.mask_head'."""
-    if path.startswith('roi_head.'):
-        return '.'.join(path.split('.')[:2])
-    return stage_of(path)
-
-
 @contextmanager
 def recorded_states(model: nn.Module) -> Iterator[dict[str, NeuronState]]:
-    """Collect what IE-LIF neurons do in all forward passes meanwhile."""
+    """Collect what IE-LIF neurons do in all forward passes in between."""
     states: dict[str, NeuronState] = {}
-    sums: dict[str, Tensor] = {}  # elements, counts, below, above
-    handles = []
-    for name, neuron in model.named_modules():
-        if not isinstance(neuron, IELIF):
-            continue
+    rates: dict[str, FiringRate] = {}
+    outside: dict[str, Tensor] = {}  # elements below and above the window
 
-        def record(module, args, output, name=name):
-            with torch.no_grad():
-                # At T > 1 this leaves the membrane out.
-                u = (args[0] / module.threshold).double()
-                found = torch.stack([
-                    u.new_tensor(u.numel()),
-                    (output / module.amplitude).double().sum(),
-                    (u <= 0).sum(), (u >= module.levels).sum()])
-            # A head runs once for every level of a pyramid.
-            sums[name] = sums.get(name, 0) + found
-            number, counts, below, above = sums[name].tolist()
-            if number:
-                states[name] = NeuronState(
-                    counts / number / module.levels, below / number,
-                    above / number)
+    @torch.no_grad()
+    def hear(path: str, neuron: IELIF, x: Tensor, output: Tensor) -> None:
+        # A head runs once for every level of a pyramid.
+        rate = rates.setdefault(path, FiringRate(neuron.levels))
+        rate.add(output / neuron.amplitude)
+        u = x / neuron.threshold  # without the membrane, if T > 1
+        found = torch.stack([(u <= 0).sum(), (u >= neuron.levels).sum()])
+        outside[path] = outside.get(path, 0) + found
+        if rate.elements:
+            below, above = outside[path].tolist()
+            states[path] = NeuronState(
+                rate.rate, below / rate.elements, above / rate.elements)
 
-        handles.append(neuron.register_forward_hook(record))
-    try:
+    neurons = {path: m for path, m in model.named_modules()
+               if isinstance(m, IELIF)}
+    with listening(neurons, hear):
         yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def task_loss(model: nn.Module, batch: dict) -> Tensor:
-    """Sum of the losses of a model of any of the three frameworks."""
+    """Sum the losses of a model of any of the three frameworks."""
     data = model.data_preprocessor(batch, training=True)
     losses = model(**data, mode='loss')
     return model.parse_losses(losses)[0]
@@ -102,15 +87,15 @@ def task_loss(model: nn.Module, batch: dict) -> Tensor:
 
 def measure_gradients(model: nn.Module, batch: dict,
                       seed: int = 0) -> GradientReport:
-    """Run one training step without an optimizer and look at its gradients.
+    """Run one training step without an optimizer and read its gradients.
 
-    Batch norms are in training mode and keep their running statistics as
-    they were. Learned thresholds that have not started do so from the batch.
+    Batch norms are in training mode; their running statistics are restored.
+    Learned thresholds that have not started are started by the batch.
 
     Args:
-        model (nn.Module): A whole model, changed in nothing but thresholds.
-        batch (dict): As a data loader of the training gives it.
-        seed (int): Of the samplers of regions and of dropout. Defaults to 0.
+        model (nn.Module): A whole model; only its thresholds are changed.
+        batch (dict): From a data loader of the training.
+        seed (int): For samplers of regions and dropout. Defaults to 0.
 
     Raises:
         ValueError: If the loss is not finite, or no parameter has a gradient.
@@ -158,29 +143,33 @@ def compare_with_counterpart(
 
     Args:
         cfg (Config): Of a whole model.
-        build (Callable): From a config to its model, weights initialized
-            from torch's random numbers.
+        build (Callable): Makes a model with initialized weights of a
+            config.
         batch (dict): See :func:`measure_gradients`.
-        seed (int): Of weights and samplers. Defaults to 0.
+        seed (int): For weights and samplers. Defaults to 0.
 
     Returns:
         tuple: The report of the model, that of the counterpart.
+
+    Raises:
+        ValueError: If a spiking neuron is left in the counterpart.
     """
-    reports = []
+    models = []
     for config in (cfg, counterpart_config(cfg)):
         torch.manual_seed(seed)
-        reports.append(measure_gradients(build(config), batch, seed))
-    return tuple(reports)
+        models.append(build(config))
+    check_counterpart(models[1])
+    return tuple(measure_gradients(m, batch, seed) for m in models)
 
 
 def find_faults(report: GradientReport, ann: GradientReport,
                 limit: float = SOUND_RATIO) -> list[str]:
-    """Say in a line each what will keep a network from training.
+    """List what will keep a network from training, a line each.
 
     Args:
         report (GradientReport): Of the spiking model.
         ann (GradientReport): Of its counterpart.
-        limit (float): Largest sound ratio of two gradients.
+        limit (float): Largest ratio of two gradients that is sound.
             Defaults to 3.
     """
     faults = []
@@ -190,30 +179,27 @@ def find_faults(report: GradientReport, ann: GradientReport,
             faults.append(
                 f'{name}: the gradient is {norm / other:.1f} times that of '
                 'the ANN counterpart: it explodes on the way back. Use '
-                "threshold='learned', or a larger one")
+                "threshold='learned', or a larger threshold")
         elif other and norm * limit < other:
             faults.append(
                 f'{name}: the gradient is {other / max(norm, 1e-30):.1f} '
                 'times smaller than that of the ANN counterpart: it '
-                'vanishes. Use threshold=\'learned\', or a smaller one')
+                'vanishes. Use threshold=\'learned\', or a smaller threshold')
     for name, state in report.neurons.items():
         if state.above > 0.9:
             faults.append(f'{name}: {state.above:.0%} of its potentials are '
                           'at or above the window: saturated, no gradient '
                           'passes')
         elif state.rate == 0:
-            faults.append(f'{name}: fires nothing')
+            faults.append(f'{name}: never fires')
     return faults
 
 
 def print_gradients(report: GradientReport, ann: GradientReport) -> None:
     """Print a line for each part: both gradients, and the firing rate."""
-    table = Table(
-        title='Norm of the gradient of all parameters', title_justify='left',
-        box=SIMPLE_HEAD)
-    table.add_column('part')
-    for title in ('this model', 'ANN counterpart', 'ratio', 'firing rate'):
-        table.add_column(title, justify='right')
+    table = new_table(
+        'Norm of the gradient of all parameters', ('part', ),
+        ('this model', 'ANN counterpart', 'ratio', 'firing rate'))
     for name, norm in report.parts.items():
         other = ann.parts.get(name, 0.)
         rates = [s.rate for n, s in report.neurons.items()
@@ -222,4 +208,4 @@ def print_gradients(report: GradientReport, ann: GradientReport) -> None:
             name, f'{norm:.3g}', f'{other:.3g}',
             f'{norm / other:.2f}' if other else '-',
             f'{sum(rates) / len(rates):.2f}' if rates else '-')
-    Console().print(table)
+    print_table(table)

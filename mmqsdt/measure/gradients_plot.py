@@ -1,11 +1,12 @@
-"""Gradients, firing and saturation by layer, as a picture."""
+"""Draw gradients, firing and saturation by layer."""
 
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .gradients import SOUND_RATIO, GradientReport, part_of
+from ..utils.text import part_of
+from .gradients import SOUND_RATIO, GradientReport
 from .style import ALARM, COLORS, save_picture
 
 ANN_COLOR, MODEL_COLOR = '#8c8c8c', COLORS[0]
@@ -80,7 +81,8 @@ def _mark_parts(axes, names: list[str]) -> None:
         axes.axvline(start - 0.5, color='#bbbbbb', linewidth=0.8)
     axes.set_xticks(
         [(start + end - 1) / 2 for start, end in zip(starts, ends)],
-        [parts[start].replace('roi_head.', '') for start in starts],
+        [parts[start].replace('roi_head.', '').replace(
+            'backbone.stages.', 'stage ') for start in starts],
         rotation=20, ha='right')
     axes.set_xlim(-0.5, max(len(names), 1) - 0.5)
     axes.spines[['top', 'right']].set_visible(False)

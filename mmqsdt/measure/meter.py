@@ -1,29 +1,38 @@
 """What layers and products read while a model runs, and how often."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..deploy.flow import Tracer, tensors
-from ..deploy.operations import Product, Spikes
+from ..deploy.flow import Tracer
+from ..deploy.operations import Product, Spikes, tensors
+from ..layers import SpikingNeuron
 from .firing import FiringRate
+from .padding import exact_flop_counter
 
 
 class Meter(Tracer):
-    """Counts the spikes that layers and products read.
+    """Counts the spikes that neurons fire, and layers and products read.
 
     Attributes:
-        flops (FlopCounterMode): Of PyTorch; runs around it.
+        padded (FlopCounterMode): Of PyTorch; runs around it.
+        flops (FlopCounterMode): The same, without products with padding.
+        neurons (dict[nn.Module, FiringRate]): What a neuron put out.
         layers (dict[nn.Module, FiringRate]): What a layer read.
+        inputs (Counter): Values that a layer read.
         parts (dict): Of each product, a list of its multiplications: their
             MACs, and what was read.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.flops = FlopCounterMode(display=False)
+        self.padded = FlopCounterMode(display=False)
+        self.flops = exact_flop_counter()
+        self.neurons: dict[nn.Module, FiringRate] = {}
+        self.inputs: Counter[nn.Module] = Counter()
         self.layers: dict[nn.Module, FiringRate] = {}
         self.parts: dict[Product, list[tuple[list, list]]] = {}
 
@@ -33,6 +42,7 @@ class Meter(Tracer):
         if isinstance(module, (_ConvNd, nn.Linear)):
             self.inside += 1
             x = next(tensors([args, kwargs]))
+            self.inputs[module] += x.numel()
             spikes = self.value(x).spikes
             if spikes is not None and spikes.bounded:
                 rate = self.layers.setdefault(module,
@@ -40,7 +50,13 @@ class Meter(Tracer):
                 rate.levels = max(rate.levels, spikes.levels)
                 rate.add(x / spikes.amplitude)
             self.inside -= 1
-        return super().run_leaf(path, module, forward, *args, **kwargs)
+        out = super().run_leaf(path, module, forward, *args, **kwargs)
+        if isinstance(module, SpikingNeuron):
+            self.inside += 1
+            self.neurons.setdefault(
+                module, FiringRate(module.levels)).add(out / module.amplitude)
+            self.inside -= 1
+        return out
 
     def product(self, product: Product, function: Callable, args: tuple,
                 kwargs: dict, tags: list[Spikes | None]) -> Tensor:

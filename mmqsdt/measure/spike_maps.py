@@ -1,4 +1,4 @@
-"""The spikes of one picture: every neuron's, position by position."""
+"""Record the spikes of every neuron for one picture."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,11 @@ from ..deploy.spikes import (
     encode,
     integer_counts,
     slot_weights,
-    spiking_neurons,
     split_slots,
 )
 from .entropy import entropy_bits
+from .firing import FiringRate
+from .record import listening, neurons_of
 from .style import stage_of
 
 
@@ -24,8 +25,8 @@ class SpikeMap:
     """What a neuron emitted for one picture.
 
     Attributes:
-        layer (str): Path of the neuron; with ' (2)' and so on behind it when
-            the neuron ran again, on another map.
+        layer (str): Path of the neuron, followed by ' (2)' and so on if it
+            ran again on another map.
         levels (int): D.
         counts (Tensor): Spike counts, uint8, (T, C, H, W) if they lie over
             the picture; else of any shape, such as (regions, C, h, w).
@@ -37,26 +38,28 @@ class SpikeMap:
     over_picture: bool
 
     @property
+    def firing(self) -> FiringRate:
+        """How often it fired; never, if no region was proposed."""
+        return FiringRate(self.levels).add(self.counts)
+
+    @property
     def rate(self) -> float:
         """Firing rate: mean count / D, 0..1."""
-        # No region was proposed: nothing fired.
-        counts = self.counts.double()
-        return float(counts.mean()) / self.levels if counts.numel() else 0.
+        return self.firing.rate
 
     @property
     def share_silent(self) -> float:
         """Share of counts that are 0."""
-        total = self.counts.numel()
-        return 1 - int(self.counts.count_nonzero()) / total if total else 1.
+        return 1 - self.firing.share_nonzero
 
     def rate_map(self) -> Tensor:
-        """Firing rate by position: mean over T and C, (H, W), 0..1."""
+        """Average over T and C: the firing rate by position, (H, W), 0..1."""
         return self.counts.double().mean((0, 1)) / self.levels
 
     def richest_channel(self) -> int:
-        """The channel whose counts, over time and position, say most.
+        """Find the channel whose counts have the highest entropy.
 
-        That of the largest entropy; the first of several.
+        The first one, if several have it.
         """
         entropies = [
             entropy_bits(
@@ -67,7 +70,7 @@ class SpikeMap:
         return entropies.index(max(entropies))
 
     def slots(self, encoding: str) -> Tensor:
-        """The binary spikes that carry the counts.
+        """Return the binary spikes that carry the counts.
 
         Args:
             encoding (str): See :func:`mmqsdt.deploy.spikes.slot_weights`.
@@ -82,7 +85,7 @@ class SpikeMap:
         return split_slots(slots.to(torch.uint8), number)
 
     def slot_weights(self, encoding: str) -> tuple[int, ...]:
-        """Spikes that each slot stands for."""
+        """Return how many spikes each slot stands for."""
         return slot_weights(self.levels, encoding)
 
 
@@ -90,8 +93,8 @@ class SpikeMap:
 def recorded_spike_maps(model: nn.Module) -> Iterator[list[SpikeMap]]:
     """Collect the spikes of every neuron while a model runs on a picture.
 
-    Of a model that runs its backbone several times, on parts of the picture,
-    the last time counts.
+    If a model runs its backbone several times, on parts of the picture, the
+    last time counts.
 
     Args:
         model (nn.Module): In float form. Its ``backbone``, if it has one,
@@ -103,42 +106,30 @@ def recorded_spike_maps(model: nn.Module) -> Iterator[list[SpikeMap]]:
     Raises:
         ValueError: If the model has no spiking neuron.
     """
-    neurons = spiking_neurons(model)
-    if not neurons:
-        raise ValueError('not a spiking model: it has no neuron such as '
-                         'IELIF, only activations, which have no spikes')
     maps: list[SpikeMap] = []
-    handles = [
-        getattr(model, 'backbone', model).register_forward_pre_hook(
-            lambda module, args: maps.clear())
-    ]
-    for name, neuron in neurons.items():
 
-        def keep(module, args, output, name=name):
-            times = 1 + sum(m.layer.partition(' ')[0] == name for m in maps)
-            counts = integer_counts(module, output.detach())
-            maps.append(
-                SpikeMap(name if times == 1 else f'{name} ({times})',
-                         module.levels, counts.to(torch.uint8).cpu(),
-                         _lies_over_picture(name, module, output)))
+    def hear(name: str, neuron: nn.Module, x: Tensor, output: Tensor) -> None:
+        times = 1 + sum(m.layer.partition(' ')[0] == name for m in maps)
+        counts = integer_counts(neuron, output.detach())
+        maps.append(
+            SpikeMap(name if times == 1 else f'{name} ({times})',
+                     neuron.levels, counts.to(torch.uint8).cpu(),
+                     _lies_over_picture(name, neuron, output)))
 
-        handles.append(neuron.register_forward_hook(keep))
-    try:
+    backbone = getattr(model, 'backbone', model)
+    with listening(neurons_of(model), hear, restart=(backbone, maps)):
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _lies_over_picture(name: str, neuron: nn.Module, output: Tensor) -> bool:
-    """Not vectors, and not the regions that mmdet's RoI heads read."""
+    """Tell maps of the picture from vectors, and from regions of mmdet."""
     return output.dim() == 4 and len(output) == neuron.time_steps \
         and 'roi_head' not in name.split('.')
 
 
 def choose_maps(maps: list[SpikeMap],
                 patterns: list[str] | None = None) -> list[SpikeMap]:
-    """Those whose layers match, or the first of every stage, neck, head.
+    """Choose maps by path; by default the first of each stage, neck, head.
 
     Args:
         maps (list[SpikeMap]): Of one picture; only what lies over it counts.
@@ -171,7 +162,7 @@ def choose_maps(maps: list[SpikeMap],
 
 
 def to_dict(maps: list[SpikeMap]) -> dict:
-    """The figures of a picture's maps, as plain data."""
+    """Return the figures of a picture's maps, as plain data."""
     return dict(layers=[
         dict(layer=m.layer, levels=m.levels, over_picture=m.over_picture,
              shape=list(m.counts.shape), firing_rate=m.rate,

@@ -1,4 +1,4 @@
-"""Spikes of a picture: slots that add up to counts, and firing rates."""
+"""Draw the spikes of a picture: slots, counts and firing rates."""
 
 from math import ceil
 from pathlib import Path
@@ -27,7 +27,9 @@ MAX_COLUMNS = 9
 
 def plot_slots(picture: np.ndarray, maps: list[SpikeMap], encoding: str,
                name: str, stem: str | Path) -> list[Path]:
-    """Draw, for a neuron a line: firing rate, one channel's counts = slots.
+    """Draw a line for each neuron: firing rates, counts, and their slots.
+
+    Counts and slots are those of the channel whose counts vary most.
 
     Args:
         picture (np.ndarray): What the network saw, (H, W, 3), uint8.
@@ -133,10 +135,11 @@ def plot_rates(picture: np.ndarray, maps: list[SpikeMap], name: str,
     side = picture.shape[0] / picture.shape[1]
     height, width = 1.25 * side + 0.25, 1.25
     figure = Figure(
-        figsize=(max(width * columns + 1.6, 9), height * len(lines) + 3.6),
+        figsize=(max(width * columns + 1.6, 9, 0.14 * len(maps) + 4),
+                 height * len(lines) + 4.6),
         layout='constrained')
     top, bottom = figure.subfigures(
-        2, 1, height_ratios=(2.9, height * len(lines) + 0.7))
+        2, 1, height_ratios=(3.9, height * len(lines) + 0.7))
     image, bars = top.subplots(1, 2, width_ratios=(1, 3.6))
     image.imshow(picture)
     image.set_title('what the network saw', fontsize='medium', loc='left')
@@ -144,7 +147,7 @@ def plot_rates(picture: np.ndarray, maps: list[SpikeMap], name: str,
     _draw_bars(bars, maps)
     grid = bottom.add_gridspec(len(lines), columns)
     rates = [m.rate_map().numpy() for _, line in lines for m in line]
-    # A few glowing pixels shall not darken all others.
+    # A few bright pixels must not darken all others.
     norm = Normalize(0, max(float(np.quantile(np.concatenate(
         [r.ravel() for r in rates]), 0.995)), 1e-6), clip=True)
     for i, (place, line) in enumerate(lines):
@@ -162,7 +165,7 @@ def plot_rates(picture: np.ndarray, maps: list[SpikeMap], name: str,
 
 
 def _lines(maps: list[SpikeMap]) -> list[tuple[str, list[SpikeMap]]]:
-    """A line for every block, neck and head, broken where too long."""
+    """Split maps into lines, at least one for each block, neck and head."""
     places: dict[str, list[SpikeMap]] = {}
     for m in maps:
         places.setdefault(split_path(m.layer)[0], []).append(m)
@@ -171,21 +174,31 @@ def _lines(maps: list[SpikeMap]) -> list[tuple[str, list[SpikeMap]]]:
             for i in range(0, len(found), MAX_COLUMNS)]
 
 
+def bar_name(path: str) -> str:
+    """Name a neuron layer in short: '3.0 q', 'neck lateral_convs.0'."""
+    place, layer = split_path(path)
+    place = place.replace('stage ', '').replace(', block ', '.')
+    return f'{place} {layer}'
+
+
 def _draw_bars(axes, maps: list[SpikeMap]) -> None:
-    """Every neuron's rate, in the order of the network."""
+    """Draw every neuron's rate, in the order of the network."""
     stages = list(dict.fromkeys(stage_of(m.layer) for m in maps))
     for i, stage in enumerate(stages):
         found = [n for n, m in enumerate(maps) if stage_of(m.layer) == stage]
         color = COLORS[i % len(COLORS)]
         axes.bar(found, [maps[n].rate for n in found], color=color, width=0.8,
                  label=stage)
-    axes.set_title('firing rate of every neuron layer, in the order of the '
-                   'network', fontsize='medium', loc='left')
+    axes.set_title('every neuron layer, in the order of the network',
+                   fontsize='medium', loc='left')
     axes.set_ylim(bottom=0)
-    axes.set_xticks([])
+    axes.set_ylabel('firing rate: mean count / largest')
+    axes.set_xticks(range(len(maps)), [bar_name(m.layer) for m in maps],
+                    rotation=90, fontsize=min(8, max(3, 480 / len(maps))))
+    axes.tick_params(axis='x', length=0)
     axes.margins(x=0.01)
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(
-        loc='upper center', bbox_to_anchor=(0.5, -0.02), frameon=False,
+        loc='lower right', bbox_to_anchor=(1, 1), frameon=False,
         ncols=min(len(stages), 8), fontsize='small', handlelength=1,
         columnspacing=1.2)

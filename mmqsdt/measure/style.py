@@ -1,4 +1,4 @@
-"""What pictures share: colours, names of layers, files, maps on pictures."""
+"""What all figures share: colors, names of layers, files, overlays."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..checkpoints.atomic import write_atomically, write_text
 
-# Okabe and Ito's, told apart with any kind of colour vision.
+# Okabe and Ito's, which can be told apart with any kind of color vision.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9',
           '#000000', '#999999')
 ALARM = '#d55e00'
@@ -27,7 +27,7 @@ WORDS = {
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """Where a layer is, and what it is there, in few words.
+    """Say in few words where a layer is, and what it is there.
 
     Args:
         path (str): Of a module in a model.
@@ -52,7 +52,7 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def stage_of(path: str) -> str:
-    """The coarser part of :func:`split_path`: 'stage 3', 'neck'."""
+    """Return the coarser part of :func:`split_path`: 'stage 3', 'neck'."""
     return split_path(path)[0].partition(',')[0]
 
 
@@ -68,8 +68,8 @@ def save_picture(figure: Figure, stem: str | Path) -> list[Path]:
     """
     files = [Path(f'{stem}.png'), Path(f'{stem}.svg')]
     write_figure(figure, files[0], dpi=100)
-    figure.set_layout_engine('none')  # what is laid out stays so
-    # Equal content gives equal files.
+    figure.set_layout_engine('none')  # keep the layout of the first file
+    # Equal figures give equal files.
     with matplotlib.rc_context({'svg.hashsalt': 'mmqsdt'}):
         write_figure(figure, files[1], dpi=100, metadata=dict(Date=None))
     return files
@@ -89,7 +89,7 @@ def write_json(content: dict, path: str | Path) -> Path:
 
 
 def thumbnail(picture: np.ndarray, side: int = 320) -> np.ndarray:
-    """A picture that is no larger than a panel shows.
+    """Shrink a picture to what a panel shows.
 
     Args:
         picture (np.ndarray): (H, W, 3), uint8.
@@ -101,11 +101,12 @@ def thumbnail(picture: np.ndarray, side: int = 320) -> np.ndarray:
 
 
 def bare(axes, label: str = '') -> None:
-    """No ticks, no frame: for a picture.
+    """Remove ticks and frame.
 
     Args:
-        axes (Axes): Of the picture.
-        label (str): What the line that it begins is. Defaults to ''.
+        axes (Axes): Of a picture.
+        label (str): Written on its left, about a line of pictures.
+            Defaults to ''.
     """
     axes.xaxis.set_visible(False)
     axes.spines[:].set_visible(False)
@@ -119,21 +120,21 @@ def bare(axes, label: str = '') -> None:
 
 def draw_over(axes, picture: np.ndarray, values: np.ndarray,
               norm: Normalize, cmap: str = MAP, share: float = 0.3) -> None:
-    """A map in colour, stretched over a picture in grey.
+    """Draw a map in color, stretched over a picture in gray.
 
     Args:
         axes (Axes): Where.
         picture (np.ndarray): (H, W, 3) uint8.
         values (np.ndarray): (h, w).
-        norm (Normalize): From values to 0..1, for the colours.
-        cmap (str): Name of the colours. Defaults to MAP.
-        share (float): Of the picture in the mixture. Defaults to 0.3.
+        norm (Normalize): From values to 0..1, for the colors.
+        cmap (str): Name of the colors. Defaults to MAP.
+        share (float): Share of the picture in the mixture. Defaults to 0.3.
     """
     height, width = picture.shape[:2]
-    grey = picture @ np.array([0.299, 0.587, 0.114]) / 255
-    # Each cell as it is: what is drawn is what was counted.
+    gray = picture @ np.array([0.299, 0.587, 0.114]) / 255
+    # Repeat cells without smoothing, to show exactly what was counted.
     rows = np.arange(height) * values.shape[0] // height
     columns = np.arange(width) * values.shape[1] // width
     color = matplotlib.colormaps[cmap](norm(values))[rows][:, columns, :3]
-    mixed = (1 - share) * color + share * grey[..., None]
+    mixed = (1 - share) * color + share * gray[..., None]
     axes.imshow((mixed * 255).round().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Codes and step sizes of all layers in one picture."""
+"""Draw the codes and step sizes of all layers."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ LINE = COLORS[0]
 
 def plot_weights(layers: list[LayerCodes], name: str,
                  stem: str | Path) -> list[Path]:
-    """Draw, for each layer a column: shares of codes, entropy, step sizes.
+    """Draw a column for each layer: shares of codes, entropy, step sizes.
 
     Args:
         layers (list[LayerCodes]): Of :func:`weight_codes`.
@@ -52,10 +52,9 @@ def _draw_codes(axes, layers: list[LayerCodes]):
     highest = max(x.codes[-1] for x in layers)
     share = np.full((highest - lowest + 1, len(layers)), np.nan)
     for column, layer in enumerate(layers):
-        first = layer.codes[0] - lowest
-        share[first:first + len(layer.codes), column] = np.array(
+        share[np.array(layer.codes) - lowest, column] = np.array(
             layer.counts) / sum(layer.counts)
-    # Roots of shares: rare codes differ visibly from unused ones.
+    # Square roots of shares, so that rare codes are visible.
     mesh = axes.imshow(
         share, origin='lower', aspect='auto', cmap='viridis',
         norm=PowerNorm(0.5, 0, np.nanmax(share)), interpolation='nearest',
@@ -76,11 +75,11 @@ def _draw_entropy(axes, layers: list[LayerCodes]) -> None:
     axes.bar(columns, [x.entropy for x in layers], color=LINE, width=0.7)
     axes.step(
         [-0.5, *columns, len(layers) - 0.5],
-        [layers[0].bits, *(x.bits for x in layers), layers[-1].bits],
+        [layers[0].bound, *(x.bound for x in layers), layers[-1].bound],
         where='mid', color='black', linestyle=':', linewidth=1)
     axes.set_ylabel('entropy\nof the codes,\nbits')
-    axes.set_ylim(0, 1.12 * max(x.bits for x in layers))
-    axes.text(0, layers[0].bits, 'bits of a weight ', va='bottom',
+    axes.set_ylim(0, 1.12 * max(x.bound for x in layers))
+    axes.text(0, layers[0].bound, 'bits of a weight ', va='bottom',
               fontsize='small')
     axes.spines[['top', 'right']].set_visible(False)
 
@@ -104,7 +103,7 @@ def _draw_steps(axes, layers: list[LayerCodes]) -> None:
 
 
 def _draw_places(top, panels, layers: list[LayerCodes]) -> None:
-    """Lines between stages, and blocks; names of the stages above."""
+    """Draw lines between stages and blocks, and names of stages above."""
     stages = [stage_of(x.layer) for x in layers]
     places = [split_path(x.layer)[0] for x in layers]
     for i in range(1, len(layers)):

@@ -1,8 +1,8 @@
-from .backbones import ARCHS, QSDTransformer
+from .backbones import ARCHS, QSDTransformer, create_backbone
 from .necks import SpikeFPN
 from .spike_units import HEAD_NEURON, SpikeConv, SpikeLinear
 
 __all__ = [
     'ARCHS', 'HEAD_NEURON', 'QSDTransformer', 'SpikeConv', 'SpikeFPN',
-    'SpikeLinear'
+    'SpikeLinear', 'create_backbone'
 ]

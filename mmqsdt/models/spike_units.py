@@ -1,4 +1,4 @@
-"""What necks and heads are made of: a neuron, then a layer that reads it."""
+"""Units of necks and heads: a neuron, then a layer that reads it."""
 
 from mmcv.cnn import Conv2d, ConvModule, build_norm_layer
 from mmengine.model import kaiming_init
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from ..layers import ConvUnit, LSQLinear, build_neuron
 from ..registry import MODELS
 
-# The neuron of the published detection necks and heads; those for
-# segmentation differ in amplitude=0.25.
+# The neuron of the published detection necks and heads. Those for segmentation
+# have an amplitude of 0.25.
 HEAD_NEURON = dict(
     type='mmqsdt.IELIF', threshold=1., amplitude=1., rounding='half_even')
 
@@ -16,7 +16,7 @@ HEAD_NEURON = dict(
 class SpikeConv(ConvUnit):
     """Neuron, convolution, norm if one is configured.
 
-    A :class:`ConvUnit` as necks and heads need it: initialised like mmcv's
+    A :class:`ConvUnit` as necks and heads need it: initialized like mmcv's
     ConvModule, with any norm or with none (then the conv has a bias).
 
     Args:
@@ -84,7 +84,7 @@ class SpikeLinear(nn.Module):
 class PixelShuffle(nn.PixelShuffle):
     """``nn.PixelShuffle`` that also takes an empty batch.
 
-    PyTorch's own fails in the backward pass then.
+    PyTorch's own fails in the backward pass of an empty batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,10 +98,10 @@ class PixelShuffle(nn.PixelShuffle):
 
 def to_spike_conv(layer: nn.Module, neuron: dict,
                   weight_bits: int | None) -> SpikeConv:
-    """The spiking unit in place of a stock conv.
+    """Make the spiking unit that replaces a stock conv.
 
-    conv -> norm -> activation becomes neuron -> conv -> norm: the same chain
-    of layers, cut so that every conv reads spikes.
+    conv -> norm -> activation becomes neuron -> conv -> norm. In a chain the
+    order of layers is the same, but cut so that every conv reads spikes.
 
     Args:
         layer (nn.Module): A Conv2d, or a ConvModule around one.
@@ -118,9 +118,9 @@ def to_spike_conv(layer: nn.Module, neuron: dict,
         (pad, dilation) == (kernel // 2, 1) for pad, kernel, dilation in zip(
             layer.padding, layer.kernel_size, layer.dilation))
     if not plain:
-        raise ValueError('spiking necks and heads are made of plain convs, '
+        raise ValueError('expected a plain conv for a spiking neck or head, '
                          f'got {layer}; leave conv_cfg and predictor_cfg '
-                         'out, weight_bits decides on the convs')
+                         'out, weight_bits chooses the convs')
     return SpikeConv(layer.in_channels, layer.out_channels,
                      layer.kernel_size[0], neuron, weight_bits, norm_cfg,
                      layer.stride[0])

@@ -1,12 +1,12 @@
-"""What all rooms may use: configs, frameworks, versions."""
+"""Helpers for all packages: configs, frameworks, versions, text."""
 
-from .build import build_model, load_batches
-from .configs import config_names, find_config, get_config_path, tool_command
-from .frameworks import FRAMEWORKS, check_framework
-from .versions import TESTED_VERSIONS, warn_untested_versions
+from .lazy import lazy
 
-__all__ = [
-    'FRAMEWORKS', 'TESTED_VERSIONS', 'build_model', 'check_framework',
-    'config_names', 'find_config', 'get_config_path', 'load_batches',
-    'tool_command', 'warn_untested_versions'
-]
+PLACES = dict(
+    FRAMEWORKS='.frameworks', TESTED_VERSIONS='.versions',
+    build_model='.build', check_framework='.frameworks',
+    config_names='.configs', find_config='.configs',
+    get_config_path='.configs', load_batches='.build',
+    tool_command='.configs', warn_untested_versions='.versions')
+__all__ = [*PLACES]
+__getattr__, __dir__ = lazy(__name__, PLACES, __all__)

@@ -1,15 +1,16 @@
-"""From a config to a model, and to batches of its data."""
+"""Build the model of a config, and load batches of its data."""
 
 from copy import deepcopy
 
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """The model of a config, in eval mode, weights as initialised.
+    """Build the model of a config in eval mode, with initial weights.
 
     Raises:
         ValueError: If the config has no model.
@@ -20,18 +21,25 @@ def build_model(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model).eval()
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside of wrappers such as DDP."""
+    while is_model_wrapper(model):
+        model = model.module
+    return model
+
+
 def input_channels(model: nn.Module) -> int:
-    """Channels of the images that a network reads."""
+    """Return the number of channels of the images that a network reads."""
     return getattr(getattr(model, 'backbone', model), 'in_channels', 3)
 
 
 def load_batches(cfg: Config, part: str, images: int) -> list:
-    """The first batches of a data loader of the config.
+    """Load the first batches of a data loader of the config.
 
     Args:
         cfg (Config): Of any of the three frameworks.
         part (str): 'train', 'val' or 'test'.
-        images (int): How many at least, if there are so many.
+        images (int): Least number of images, if there are as many.
 
     Raises:
         ValueError: If the config has no such loader, or images < 1.

@@ -1,21 +1,23 @@
-"""Where the shipped configs are, and how the tools are called."""
+"""Find shipped configs, and the command that calls a tool."""
 
+from collections.abc import Iterator
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 
 def get_config_path(name: str = '') -> str:
-    """Path of a config that ships with mmqsdt.
+    """Return the path of a shipped config.
 
     Args:
-        name (str): Such as 'det/qsdt_maskrcnn_coco.py'; empty for the
-            folder of them all.
+        name (str): Such as 'det/qsdt_maskrcnn_coco.py'; empty for the folder
+            of all configs.
 
     Returns:
         str: Absolute path, to load or to use in ``_base_``.
 
     Raises:
-        FileNotFoundError: If there is no such config; names what there is.
+        FileNotFoundError: If there is no such config; lists all names.
     """
     package = Path(__file__).resolve().parents[1]
     root = package / 'configs'  # an installed wheel
@@ -30,8 +32,18 @@ def get_config_path(name: str = '') -> str:
     return str(path)
 
 
+def parts(config: dict | list | tuple) -> Iterator[dict]:
+    """Yield every dict in a config, at any depth, inner ones first."""
+    for value in list(config.values() if isinstance(config, dict)
+                      else config):
+        if isinstance(value, (dict, list, tuple)):
+            yield from parts(value)
+    if isinstance(config, dict):
+        yield config
+
+
 def tool_command(name: str) -> str:
-    """How to call one of our tools: by its file in a checkout, else by -m.
+    """Return the command of a tool: its file in a checkout, else by -m.
 
     Args:
         name (str): Such as 'train'.
@@ -43,26 +55,60 @@ def tool_command(name: str) -> str:
 
 
 def config_names() -> list[str]:
-    """Names of all shipped configs, such as 'cls/qsdt_digits'."""
+    """List the names of all shipped configs, such as 'cls/qsdt_digits'."""
     root = Path(get_config_path())
     return sorted(
         path.relative_to(root).with_suffix('').as_posix()
         for path in root.glob('[!_]*/*.py'))
 
 
-def find_config(name: str) -> str:
-    """Path of a config: the file of that name, else one that ships.
+def find_stock_config(name: str) -> str:
+    """Find a config that a framework ships.
 
     Args:
-        name (str): A path; or, where there is no such file, what ends the
-            path of a shipped config, with or without '.py':
-            'qsdt_maskrcnn_coco', 'configs/det/qsdt_maskrcnn_coco.py'.
+        name (str): Such as 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'.
 
     Raises:
         FileNotFoundError: If there is none; suggests the nearest.
+        ImportError: If the framework is not installed.
+    """
+    package, _, inside = name.partition('::')
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise ImportError(f'{name}: {package or "the framework"} is not '
+                          'installed: pip install "mmqsdt[all]"')
+    root = Path(spec.origin).parent / '.mim/configs'
+    if not root.is_dir():  # installed from its sources
+        root = Path(spec.origin).parents[1] / 'configs'
+    path = root / inside
+    if path.suffix != '.py':
+        path = path.with_name(f'{path.name}.py')
+    if path.is_file():
+        return str(path)
+    known = [p.relative_to(root).as_posix() for p in root.rglob('*.py')]
+    same = [k for k in known if k.endswith(f'/{path.name}')]
+    near = same or get_close_matches(inside, known, n=3, cutoff=0.3)
+    hint = ' or '.join(f'{package}::{each}' for each in near[:3])
+    raise FileNotFoundError(f'{package} has no config {inside!r}'
+                            + (f'; did you mean {hint}?' if hint else ''))
+
+
+def find_config(name: str) -> str:
+    """Return the path of a config: of that file, else of a shipped config.
+
+    Args:
+        name (str): A path; or, if there is no such file, the name of a
+            shipped config, with or without folders and '.py':
+            'qsdt_maskrcnn_coco', 'configs/det/qsdt_maskrcnn_coco.py'; or that
+            of a framework's config, 'mmdet::...'.
+
+    Raises:
+        FileNotFoundError: If there is none; suggests similar names.
     """
     if Path(name).is_file():
         return name
+    if '::' in name:
+        return find_stock_config(name)
     wanted = name.removesuffix('.py').removeprefix('configs/')
     known = config_names()
     for each in known:

@@ -6,6 +6,8 @@ from importlib import import_module
 from io import StringIO
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.utils import is_installed
 
 # scope of a config -> (pip extra, what it is for)
 FRAMEWORKS = dict(
@@ -14,12 +16,23 @@ FRAMEWORKS = dict(
     mmseg=('seg', 'segmentation'))
 
 
+def know_forks() -> None:
+    """Let ``_base_ = 'mmseg::...'`` find a fork of another package name.
+
+    MMEngine asks for the distribution mmsegmentation; the fork that is
+    installed as onedl-mmsegmentation has only the import name in common.
+    """
+    for name, package in MODULE2PACKAGE.items():
+        if name in FRAMEWORKS and not is_installed(package):
+            MODULE2PACKAGE[name] = name
+
+
 @contextmanager
 def without_noise() -> Iterator[None]:
-    """Leave out what the frameworks print while they are imported.
+    """Hide lines that the frameworks print while they are imported.
 
-    Only lines that users cannot act on, such as that of an optional package
-    for data sets that nobody asked for.
+    Only lines on which users cannot act: that of an optional package for
+    data sets.
     """
     printed = StringIO()
     try:

@@ -1,4 +1,4 @@
-"""Text files, and errors, in one line."""
+"""Read text files, describe errors in one line, and name parts of models."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """The lines of a text file that are not empty, without blanks around."""
+    """Read the non-empty lines of a text file, stripped."""
     return [line.strip() for line in read_text(path).splitlines()
             if line.strip()]
 
@@ -37,6 +37,14 @@ def read_json(path: str | Path) -> object:
 
 
 def describe(error: BaseException) -> str:
-    """Kind and first line of an error."""
+    """Return the type and the first line of an error."""
     text = str(error).strip().split('\n')[0]
     return f'{type(error).__name__}: {text}'[:300]
+
+
+def part_of(path: str) -> str:
+    """Path of the stage, neck or head that a module or parameter is in."""
+    parts = path.split('.')
+    depth = 3 if parts[1:2] == ['stages'] else \
+        2 if parts[0] == 'roi_head' else 1
+    return '.'.join(parts[:depth])

@@ -1,13 +1,13 @@
-"""Which library versions were tested."""
+"""Warn about library versions that were not tested."""
 
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import Version
 
-# distribution -> (first version tested, first version not tested); the ends
-# are tested, see docs/compatibility.md.
-# The forks and the original packages share their import names.
+# Distribution -> (first version tested, first version not tested); see
+# docs/compatibility.md. Forks and original packages have the same import
+# names.
 TESTED_VERSIONS = {
     'torch': ('2.6', '2.15'),
     'spikingjelly': ('2.0.0', '2.1'),

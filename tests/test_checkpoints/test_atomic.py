@@ -8,7 +8,7 @@ import torch
 from mmengine.fileio import get_file_backend
 
 from mmqsdt.checkpoints import atomic
-from mmqsdt.checkpoints.atomic import write_atomically
+from mmqsdt.checkpoints.atomic import write_atomically, write_text
 from mmqsdt.checkpoints.read import read_checkpoint
 from mmqsdt.engine.random_states import random_states, set_random_states
 
@@ -73,3 +73,11 @@ def test_random_numbers_go_on_from_a_checkpoint(tmp_path):
     assert draw() != expected
     set_random_states(read_checkpoint(tmp_path / 'x.pth'))
     assert draw() == expected
+
+
+def test_a_device_stays_one(tmp_path):
+    """By a link, which alone a mistake would replace."""
+    (tmp_path / 'out').symlink_to(os.devnull)
+    write_text(tmp_path / 'out', 'x')
+    assert (tmp_path / 'out').is_symlink()
+    assert [path.name for path in tmp_path.iterdir()] == ['out']

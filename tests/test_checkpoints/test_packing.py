@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shared import ARCH
 from torch import nn
 
 import mmqsdt
@@ -235,8 +236,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(packed,
 
 
 def backbone() -> QSDTransformer:
-    arch = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
-    return QSDTransformer(arch).eval()
+    return QSDTransformer(ARCH).eval()
 
 
 def classifier(arch: str, bits: int = 4) -> nn.Module:
@@ -363,9 +363,9 @@ def test_pickles_and_other_files_are_refused(packed, tmp_path, monkeypatch):
 
 
 def test_another_version_is_refused(packed, monkeypatch):
-    monkeypatch.setattr(module, 'VERSION', '2')
-    with pytest.raises(ValueError, match='format version 1, .* version 2'):
-        load_packed(net(), packed)
+    monkeypatch.setattr(module, 'VERSIONS', ('3', '4'))
+    with pytest.raises(ValueError, match='version 1, .* versions 3 and 4'):
+        read_packed(packed)
 
 
 def forge(path: Path, change: Callable[[dict, dict], object]) -> None:
@@ -402,6 +402,8 @@ HUGE = 2**62
     (lambda t, x: x['fc'].update(shape='75'), 'shape 75'),
     (lambda t, x: x['fc'].update(bits=5), 'bits 5'),
     (lambda t, x: x['fc'].update(bits=[4]), r'bits \[4\]'),
+    (lambda t, x: x['fc'].update(bits=True), 'bits True'),
+    (lambda t, x: x['fc'].update(bits='binary'), 'bits binary'),
     (lambda t, x: x['fc'].pop('bits'), 'bits None'),
     (lambda t, x: x.update(fc=3), 'bits None'),
     (lambda t, x: x['fc'].update(coding='zip'), 'coding zip'),

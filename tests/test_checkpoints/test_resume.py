@@ -1,5 +1,8 @@
 import logging
+import os
 import pickle
+import sys
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from experiments.torture.hostile import Payload, check_broken, check_hostile
+from experiments.torture.training import log_of, run, train
+from mmqsdt.checkpoints.read import read_checkpoint, reading_once
 from mmqsdt.checkpoints.resume import (
     check_fits,
     find_checkpoint,
@@ -92,7 +97,7 @@ def test_checkpoints_of_another_out_dir_are_found(tmp_path, monkeypatch):
 
 def test_a_training_is_not_resumed_from_elsewhere(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path)))
-    with pytest.raises(ValueError, match='s3://x/y.pth: fetch it first'):
+    with pytest.raises(ValueError, match='s3://x/y.pth: download it first'):
         set_resume(cfg, 's3://x/y.pth')
 
 
@@ -112,8 +117,8 @@ def test_the_last_good_checkpoint_is_taken_with_a_warning(tmp_path, caplog):
     logger.addHandler(handler)
     assert last_good_checkpoint(tmp_path) == good
     logger.removeHandler(handler)
-    for words in ('no checkpoint to resume from', 'is empty', 'not finite',
-                  'check sum'):
+    for words in ('cannot be resumed from', 'is empty', 'not finite',
+                  'checksum'):
         assert sum(words in line for line in lines) == 1
     (tmp_path / 'epoch_1.pth').unlink()
     with pytest.raises(ValueError, match='none of the 4 checkpoints'):
@@ -140,7 +145,7 @@ def test_what_is_loaded_must_fit(tmp_path):
     check_fits(nn.Linear(2, 2), cfg)
     with pytest.raises(ValueError, match='none of the 2 entries'):
         check_fits(nn.Linear(3, 3), cfg)
-    with pytest.raises(ValueError, match=r'weight: \(2, 2\) in the file'):
+    with pytest.raises(ValueError, match=r'weight is \(2, 2\) in the file'):
         check_fits(nn.Linear(3, 2), cfg)
     cfg.resume = False
     check_fits(nn.Linear(3, 2), cfg)  # another head: mmengine warns
@@ -168,3 +173,46 @@ def test_paths_of_checkpoints_are_checked_first(tmp_path):
         find_checkpoint(str(tmp_path / 'none.pth'))
     with pytest.raises(FileNotFoundError, match='no checkpoint in'):
         find_checkpoint(str(tmp_path))
+
+
+def count_opens(name: str, folder) -> None:
+    """Write a line for each time that this process opens a file."""
+    def note(event: str, args: tuple) -> None:
+        if event == 'open' and str(args[0]).endswith(name):
+            os.write(log, b'.')
+
+    log = os.open(folder / 'opens', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    sys.addaudithook(note)
+
+
+@pytest.mark.parametrize('tool, arguments, most', [
+    ('train.py', ['--work-dir', 'opened', '--resume', '--cfg-options',
+                  'train_cfg.max_epochs=4'], 2),
+    ('train.py', ['--work-dir', 'other', '--cfg-options',
+                  'load_from=opened/epoch_3.pth', 'train_cfg.max_epochs=1'],
+     2),
+    ('test.py', ['opened/epoch_3.pth', '--work-dir', 'other'], 1)])
+def test_a_checkpoint_is_opened_no_more_than_needed(tool, arguments, most,
+                                                    workplace):
+    """Before the training for all questions at once, then to be loaded."""
+    path = workplace / 'opened/epoch_3.pth'
+    if not path.exists():
+        assert not train(workplace, 'epochs', 'opened'), log_of(workplace)
+    assert not run(workplace, tool, 'epochs.py', *arguments,
+                   inject=partial(count_opens, path.name, workplace)), \
+        log_of(workplace)
+    assert 0 < (workplace / 'opens').stat().st_size <= most
+
+
+def test_what_is_kept_is_not_kept_for_another_file(tmp_path):
+    path = tmp_path / 'x.pth'
+    save(path)
+    with reading_once():
+        first = read_checkpoint(path)
+        with reading_once():
+            assert read_checkpoint(path) is first
+        assert read_checkpoint(path) is first
+        save(path, 2., more=1)
+        assert read_checkpoint(path)['state_dict']['bias'] is not \
+            first['state_dict']['bias']
+    assert read_checkpoint(path) is not read_checkpoint(path)

@@ -35,13 +35,14 @@ def save(tmp_path):
 
 @pytest.mark.parametrize('file', FILES)
 @pytest.mark.parametrize('layer', LAYERS)
-@pytest.mark.parametrize('bits', [2, 3, 4, 8])
+@pytest.mark.parametrize('bits', [1, 'ternary', 2, 3, 4, 8])
 def test_a_file_says_its_bits(bits, layer, file, save):
     path = save(FILES[file](model(layer, bits).state_dict()))
     assert saved_widths(read_checkpoint(path)) == {'0': bits}
     load_for_test(model(layer, bits), path)
-    for other in {2, 3, 4, 8, None} - {bits}:
-        with pytest.raises(ValueError, match=f'saved with {bits} bits of '
+    name = {1: '1 bit', 'ternary': 'ternary codes'}.get(bits, f'{bits} bits')
+    for other in {1, 'ternary', 2, 3, 4, 8, None} - {bits}:
+        with pytest.raises(ValueError, match=f'saved with {name} of '
                            f'0.weight, the config says {other or "float"}'):
             load_for_test(model(layer, other), path)
 

@@ -1,13 +1,11 @@
 """From an ANN's checkpoint to a spiking network's, by the command line."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.visualization import Visualizer
+from shared import run_tool
 
 from mmqsdt.checkpoints import load_for_test, load_state_dict, read_checkpoint
 from mmqsdt.cli.calibrate import FILE
@@ -25,26 +23,9 @@ SHORT = ('--cfg-options', 'train_cfg.max_epochs=1',
 
 
 @pytest.fixture(scope='module')
-def workplace(tmp_path_factory) -> Path:
+def workplace(copy_workplace, tmp_path_factory) -> Path:
     """A folder with a few digits."""
-    pytest.importorskip('sklearn')
-    from experiments.torture.training import prepare
-    folder = tmp_path_factory.mktemp('workplace')
-    prepare(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def fresh_visualizers() -> None:
-    """A visualizer lives as long as its process; each run wants its own."""
-    for cls in (Visualizer, *Visualizer.__subclasses__()):
-        cls._instance_dict.clear()
-
-
-def run(monkeypatch, folder: Path, tool: str, *args) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+    return copy_workplace(tmp_path_factory.mktemp('workplace'))
 
 
 def config(framework: str) -> Config:
@@ -66,8 +47,8 @@ def ann(folder: Path, framework: str) -> Path:
 def test_all_of_a_network_is_calibrated(framework, workplace, monkeypatch,
                                         capsys):
     start = ann(workplace, framework)
-    run(monkeypatch, workplace, 'calibrate.py', ROOT / TASKS[framework],
-        start, f'{framework}.pth', '--images', '4')
+    run_tool(monkeypatch, workplace, 'calibrate.py', ROOT / TASKS[framework],
+             start, f'{framework}.pth', '--images', '4')
     printed = capsys.readouterr().out
     assert f'written: {framework}.pth' in printed
     cfg = config(framework)
@@ -89,9 +70,9 @@ def test_all_of_a_network_is_calibrated(framework, workplace, monkeypatch,
 
 
 def trained_from(monkeypatch, workplace: Path, *more) -> Path:
-    run(monkeypatch, workplace, 'train.py', ROOT / TASKS['mmpretrain'],
-        '--work-dir', 'trained', '--from-ann', ann(workplace, 'mmpretrain'),
-        *SHORT, *more)
+    run_tool(monkeypatch, workplace, 'train.py', ROOT / TASKS['mmpretrain'],
+             '--work-dir', 'trained', '--from-ann',
+             ann(workplace, 'mmpretrain'), *SHORT, *more)
     return workplace / 'trained'
 
 
@@ -113,11 +94,12 @@ def test_a_training_starts_calibrated_and_is_resumed(workplace, monkeypatch):
 
 def test_load_from_takes_the_file_too(workplace, monkeypatch):
     config('mmpretrain')
-    run(monkeypatch, workplace, 'calibrate.py', ROOT / TASKS['mmpretrain'],
-        ann(workplace, 'mmpretrain'), 'start.pth', '--images', '4',
-        '--method', 'percentile', '--percentile', '99.9')
-    run(monkeypatch, workplace, 'train.py', ROOT / TASKS['mmpretrain'],
-        '--work-dir', 'loaded', *SHORT, 'load_from=start.pth')
+    run_tool(monkeypatch, workplace, 'calibrate.py',
+             ROOT / TASKS['mmpretrain'], ann(workplace, 'mmpretrain'),
+             'start.pth', '--images', '4', '--method', 'percentile',
+             '--percentile', '99.9')
+    run_tool(monkeypatch, workplace, 'train.py', ROOT / TASKS['mmpretrain'],
+             '--work-dir', 'loaded', *SHORT, 'load_from=start.pth')
     with pytest.raises(SystemExit, match='two starts of one training'):
         trained_from(monkeypatch, workplace, 'load_from=start.pth')
 
@@ -178,13 +160,13 @@ def test_bad_input_leaves_no_file(how, options, words, workplace,
     before = set(workplace.iterdir())
     path = spoiled(workplace, how)
     with pytest.raises(SystemExit, match=words):
-        run(monkeypatch, workplace, 'calibrate.py',
-            ROOT / TASKS['mmpretrain'], path, 'new.pth', *options)
+        run_tool(monkeypatch, workplace, 'calibrate.py',
+                 ROOT / TASKS['mmpretrain'], path, 'new.pth', *options)
     assert set(workplace.iterdir()) - before <= {path}
 
 
 def test_the_file_to_write_is_a_checkpoint(workplace, monkeypatch):
     config('mmpretrain')
     with pytest.raises(SystemExit, match='must end in .pth'):
-        run(monkeypatch, workplace, 'calibrate.py',
-            ROOT / TASKS['mmpretrain'], 'x.pth', 'new.safetensors')
+        run_tool(monkeypatch, workplace, 'calibrate.py',
+                 ROOT / TASKS['mmpretrain'], 'x.pth', 'new.safetensors')

@@ -4,8 +4,17 @@ import argparse
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
-from mmqsdt.cli.common import OUR_KEYS, load_config, runner_keys, use_tta
+from mmqsdt import get_config_path
+from mmqsdt.cli.common import (
+    OUR_KEYS,
+    check_keys,
+    load_config,
+    runner_keys,
+    use_tta,
+)
+from mmqsdt.utils.configs import config_names
 
 
 def arguments(path: Path, **options: object) -> argparse.Namespace:
@@ -45,3 +54,19 @@ def test_the_augmentation_of_a_test_goes_into_wrappers(config):
     a, b = cfg.test_dataloader.dataset.datasets
     assert a.pipeline == b.dataset.pipeline == [dict(type='P')]
     assert 'pipeline' not in b
+
+
+@pytest.mark.parametrize('wrong, right', [
+    ('modle', 'model'), ('train_dataloder', 'train_dataloader'),
+    ('custom_hook', 'custom_hooks'), ('param_schedulers', 'param_scheduler')])
+def test_keys_of_a_config_that_are_misspelt_are_refused(wrong, right, config):
+    config.write_text(f'{wrong} = dict()\n')
+    with pytest.raises(ValueError, match=f'{wrong}.* no {right}: misspelt'):
+        load_config(arguments(config))
+    config.write_text(f'{wrong} = dict()\n{right} = dict()\n')
+    load_config(arguments(config))
+
+
+@pytest.mark.parametrize('name', config_names())
+def test_no_shipped_config_is_misspelt(name):
+    check_keys(Config.fromfile(get_config_path(f'{name}.py')))

@@ -1,11 +1,10 @@
-"""tools/pack.py and tools/energy.py, as a user runs them."""
+"""tools/pack.py, energy.py, paper.py, report.py, as a user runs them."""
 
 import csv
 import json
 import pickle
 import re
-import runpy
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +12,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.visualization import Visualizer
+from shared import ARCH, run_tool
+from test_measure.test_page import check_page
 from torch import nn
 
 import mmqsdt  # noqa: F401
 from mmqsdt.checkpoints.packing import quantized_layers
+from mmqsdt.measure.costs import EnergyCosts
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {
@@ -26,7 +27,6 @@ CONFIGS = {
     'mmseg': ROOT / 'configs/seg/qsdt-published_fpn_digits.py'
 }
 # Small enough for seconds; the rest is as in the configs.
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 SMALL = {
     'mmpretrain': dict(head=dict(in_channels=16)),
     'mmdet': dict(neck=dict(in_channels=[8, 16, 16, 16]),
@@ -42,25 +42,9 @@ LOADER = dict(num_workers=0, persistent_workers=False)
 
 
 @pytest.fixture(scope='module')
-def workplace(tmp_path_factory) -> Path:
-    """A folder with data/digits in it: a scene to train on, one to test."""
-    pytest.importorskip('sklearn')
-    from mmqsdt.data import prepare_digits
-    folder = tmp_path_factory.mktemp('workplace')
-    prepare_digits(folder / 'data/digits', num_train=1, num_val=1,
-                   progress=False)
-    for split in ('train', 'val'):
-        for digit in (folder / 'data/digits/cls' / split).iterdir():
-            for picture in sorted(digit.iterdir())[1:]:
-                picture.unlink()
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def fresh_visualizers() -> None:
-    """A visualizer lives as long as its process; each run wants its own."""
-    for cls in (Visualizer, *Visualizer.__subclasses__()):
-        cls._instance_dict.clear()
+def workplace(copy_digits, tmp_path_factory) -> Path:
+    """A folder with data/digits in it: four scenes and two."""
+    return copy_digits(tmp_path_factory.mktemp('workplace'))
 
 
 @pytest.fixture
@@ -87,12 +71,6 @@ def small(workplace) -> Callable[[str], tuple[Path, Path]]:
         return config, checkpoint
 
     return small
-
-
-def run_tool(monkeypatch, folder: Path, tool: str, *args) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
 
 
 def scores(text: str) -> list[str]:
@@ -179,6 +157,8 @@ def test_energy(framework, small, tmp_path, monkeypatch, capsys):
     run_tool(monkeypatch, config.parent, 'energy.py', config, checkpoint,
              '--data', 'val', '--images', '1', '--work-dir', tmp_path)
     text = capsys.readouterr().out
+    assert 'to quote' in text and 'Layers' not in text
+    assert ('--regions 0 takes those found' in text) == (framework == 'mmdet')
     content = json.loads((tmp_path / 'energy.json').read_text())
     assert content['images'] == 1
     totals = content['totals_millijoule']
@@ -192,13 +172,104 @@ def test_energy(framework, small, tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'energy.png').read_bytes()[1:4] == b'PNG'
 
 
+def test_two_detectors_have_as_many_regions(small, tmp_path, monkeypatch,
+                                            capsys):
+    """Whatever they find: their ANN counterparts are alike."""
+    config, checkpoint = small('mmdet')
+    other = tmp_path / 'other.pth'
+    weights = torch.load(checkpoint, weights_only=True)['state_dict']
+    for name, value in weights.items():
+        if 'rpn_cls' in name or 'fc_cls' in name:  # it finds next to nothing
+            value.copy_(-value)
+    torch.save(dict(state_dict=weights), other)
+    totals = []
+    for path in (checkpoint, other):
+        run_tool(monkeypatch, config.parent, 'energy.py', config, path,
+                 '--images', '1', '--regions', '7', '--work-dir', tmp_path,
+                 '--layers', '--skip-zeros')
+        text = capsys.readouterr().out
+        assert 'best 7 proposals and 100 detections' in text
+        assert text.index('to quote') < text.index('Layers: ')
+        totals.append(json.loads((tmp_path / 'energy.json').read_text())
+                      ['totals_millijoule'])
+    for part in totals[0]:
+        assert totals[0][part]['ann'] == pytest.approx(
+            totals[1][part]['ann'], rel=1e-12)
+    assert totals[0]['total']['formula'] != totals[1]['total']['formula']
+
+
+def test_paper_has_a_row_for_every_run(small, tmp_path, monkeypatch, capsys):
+    runs = [small(framework) for framework in ('mmpretrain', 'mmseg')]
+    runs.append(runs[0])
+    run_tool(monkeypatch, runs[0][0].parent, 'paper.py',
+             *(path for run in runs for path in run), '--images', '1',
+             '--out', tmp_path / 'table.md')
+    text = capsys.readouterr().out
+    table = (tmp_path / 'table.md').read_text()
+    assert table in text and 'to quote' in text
+    head, _, first, second, third = (
+        [cell.strip() for cell in line.split('|')[1:-1]]
+        for line in table.splitlines())
+    assert [row[0] for row in (first, second, third)] == [
+        'mmpretrain', 'mmseg', 'mmpretrain']
+    assert first == third
+    assert head[-2:] == ['top-1, %', 'mIoU, %']
+    assert float(first[-2]) >= 0 and first[-1] == second[-2] == '-'
+    run_tool(monkeypatch, runs[0][0].parent, 'paper.py', *runs[1],
+             '--images', '1', '--no-score', '--latex')
+    text = capsys.readouterr().out
+    assert r'\bottomrule' in text and 'mIoU' not in text
+    with pytest.raises(SystemExit, match='pairs of a config and a check'):
+        run_tool(monkeypatch, runs[0][0].parent, 'paper.py', *runs[1],
+                 runs[0][0])
+
+
+@pytest.mark.parametrize('framework', CONFIGS)
+def test_report_is_one_whole_page(framework, small, tmp_path, monkeypatch,
+                                  capsys):
+    config, checkpoint = small(framework)
+    run = tmp_path / 'a_run'
+    log = run / '20260101_000000/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    score = dict(mmpretrain='accuracy/top1', mmdet='coco/bbox_mAP',
+                 mmseg='mIoU')[framework]
+    log.write_text('\n'.join(json.dumps(line) for line in (
+        dict(loss=2., iter=1, step=1), dict(loss=1., iter=2, step=2),
+        {score: .25, 'step': 2})))
+    shutil.copy(config, run / 'its_config.py')
+    shutil.copy(checkpoint, run / 'epoch_2.pth')
+    run_tool(monkeypatch, config.parent, 'report.py', run, '--images', '1',
+             '--pictures', '1')
+    assert 'left out' not in capsys.readouterr().out
+    page = check_page(run / 'report.html')
+    # Curves, a prediction, spikes twice, energy.
+    assert len(page.pictures) == 5
+    for words in ('its_config: a_run', f'{score}: 0.25 at the end',
+                  'to quote', 'spikes, bitwise', 'bytes on disk', 'mmqsdt',
+                  'train_dataloader'):
+        assert words in page.words, words
+    (run / '20260101_000000/vis_data/scalars.json').unlink()
+    run_tool(monkeypatch, config.parent, 'report.py', run, '--images', '1',
+             '--pictures', '1', '--out', tmp_path / 'x.html')
+    assert 'Training: left out' in capsys.readouterr().out
+    assert len(check_page(tmp_path / 'x.html').pictures) == 4
+
+
+def test_report_of_no_run(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match='no work dir at none'):
+        run_tool(monkeypatch, tmp_path, 'report.py', 'none')
+    with pytest.raises(SystemExit, match='has no config'):
+        run_tool(monkeypatch, tmp_path, 'report.py', tmp_path)
+
+
 def test_energy_costs_come_from_the_config(small, tmp_path, monkeypatch):
     config, checkpoint = small('mmpretrain')
     common = (monkeypatch, config.parent, 'energy.py', config, checkpoint,
               '--images', '1', '--work-dir', tmp_path, '--cfg-options')
     run_tool(*common, 'energy_costs.mac_pj=3.1', 'energy_costs.ac_pj=0.1')
     content = json.loads((tmp_path / 'energy.json').read_text())
-    assert content['costs'] == dict(mac_pj=3.1, ac_pj=.1)
+    assert content['costs'] == vars(EnergyCosts(3.1, .1))
+    assert 'names no source' in content['costs']['source']
     for option in ('energy_costs.mac=3.1', 'energy_costs.mac_pj=much'):
         with pytest.raises(SystemExit, match='energy_costs must be dict'):
             run_tool(*common, option)

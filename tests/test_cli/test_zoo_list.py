@@ -2,12 +2,14 @@
 
 import runpy
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 from test_configs import CONFIGS, build, load
 from test_geometry import geometry_faults
+from test_zoo import shrink
 
 from mmqsdt import get_config_path
 from mmqsdt.cli.smoke import BATCH_SIZE, ITERATIONS, smoke
@@ -131,13 +133,26 @@ def test_listing_needs_no_config_and_training_does(tmp_path, monkeypatch,
 
 @pytest.fixture(scope='module')
 def workplace(tmp_path_factory) -> Path:
-    """A folder with data/digits in it: nine scenes and three."""
+    """A folder with data/digits in it: nine scenes and three, 20 digits."""
     pytest.importorskip('sklearn')
     from mmqsdt.data import prepare_digits
     folder = tmp_path_factory.mktemp('workplace')
     prepare_digits(folder / 'data/digits', num_train=9, num_val=3,
                    progress=False)
+    for digit in (folder / 'data/digits/cls').glob('*/*'):
+        for picture in sorted(digit.iterdir())[2:]:
+            picture.unlink()
     return folder
+
+
+def without_classes(part: object) -> object:
+    """The same, but for the numbers of classes at any depth."""
+    if isinstance(part, dict):
+        return {key: without_classes(value) for key, value in part.items()
+                if key != 'num_classes'}
+    if isinstance(part, (list, tuple)):
+        return [without_classes(each) for each in part]
+    return part
 
 
 FITTING = [c for c in CONFIGS if 'dvs' not in c]
@@ -151,11 +166,15 @@ def test_smoke_changes_data_and_classes_of_every_config(
     said = smoke(cfg)
     classes = 11 if name.startswith('seg') else 10
     assert f', {classes} classes in place of' in said and '\n' not in said
-    assert geometry_faults(model := build(cfg)) == []
+    small = deepcopy(cfg)
+    small.model = shrink(small.model)
+    assert geometry_faults(model := build(small)) == []
     assert {m.num_classes for n, m in model.named_modules()
             if n != 'rpn_head' and getattr(m, 'num_classes', None)
             and list(m.parameters())} == {classes}
-    assert cfg.model.backbone == before.model.backbone
+    for model in (cfg.model, before.model):
+        model.data_preprocessor.pop('size', None)
+    assert without_classes(cfg.model) == without_classes(before.model)
     assert cfg.optim_wrapper == before.optim_wrapper
     assert cfg.param_scheduler == before.param_scheduler
     for part in ('train', 'val', 'test'):
@@ -166,6 +185,22 @@ def test_smoke_changes_data_and_classes_of_every_config(
     lengths = cfg.train_cfg
     assert lengths.get('max_epochs', 1) == 1
     assert lengths.get('max_iters', ITERATIONS) == ITERATIONS
+
+
+def test_smoke_takes_the_data_of_a_config_if_they_are_there(workplace,
+                                                            monkeypatch):
+    monkeypatch.chdir(workplace)
+    cfg, before = (load('seg/qsdt_fpn_digits.py') for _ in range(2))
+    assert smoke(cfg, own_data=True) == (
+        'smoke: 4 iterations on 8 images of its own data; its scores mean '
+        'nothing')
+    assert cfg.model == before.model
+    assert cfg.train_dataloader.dataset.data_root == \
+        before.train_dataloader.dataset.data_root
+    assert len(cfg.train_dataloader.dataset.indices) == 8
+    assert cfg.train_cfg.max_iters == ITERATIONS
+    other = load('seg/qsdt_fpn_ade20k.py')  # its data are not there
+    assert 'digits images in place of' in smoke(other, own_data=True)
 
 
 def test_classification_sees_several_classes(workplace, monkeypatch):

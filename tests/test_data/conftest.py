@@ -2,13 +2,12 @@
 
 import copy
 import json
-import runpy
-import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
+import shared
 from faults import BASES
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -30,16 +29,7 @@ def make(tmp_path: Path) -> Callable[[str], Path]:
 def run_tool(monkeypatch: pytest.MonkeyPatch,
              tmp_path: Path) -> Callable[..., None]:
     """``run_tool('train.py', *arguments)`` in ``tmp_path``."""
-    from mmengine.visualization import Visualizer
-
-    def run(tool: str, *args: object) -> None:
-        for cls in (Visualizer, *Visualizer.__subclasses__()):
-            cls._instance_dict.clear()  # each run wants its own
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-        runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
-
-    return run
+    return partial(shared.run_tool, monkeypatch, tmp_path)
 
 
 @pytest.fixture

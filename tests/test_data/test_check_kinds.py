@@ -76,6 +76,27 @@ def test_a_training_without_any_mask_is_refused(mask, configure, tmp_path):
         refuse_faults(cfg, ('train', 'val'))
 
 
+def test_an_encoded_mask_of_an_evaluation_is_named(configure, tmp_path):
+    """mmdet stops at it and does not say where."""
+    cfg = configure('coco')
+    rewrite(tmp_path / 'coco/annotations/instances_val.json',
+            lambda c: c['annotations'][1].update(
+                segmentation=dict(size=[48, 64], counts='abc')))
+    with pytest.raises(ValueError, match='broken mask: .*val/1.jpg, '
+                       'annotation 1: .*RLE'):
+        refuse_faults(cfg, ('test', ))
+
+
+def test_crowds_are_nothing_to_learn(configure, tmp_path):
+    cfg = configure('coco')
+    rewrite(tmp_path / 'coco' / TRAIN, lambda c: [
+        box.update(iscrowd=1) for box in c['annotations']])
+    report, *_ = check_config(cfg)
+    assert report.findings.keys() == {'class without samples', 'no samples'}
+    with pytest.raises(ValueError, match='no samples'):
+        refuse_faults(cfg, ('train', ))
+
+
 # Values of another kind
 
 TYPES = [

@@ -11,7 +11,12 @@ from scipy.ndimage import minimum_filter
 pytest.importorskip('sklearn')
 coco_mask = pytest.importorskip('pycocotools.mask')
 
-from mmqsdt.data import DIGITS_CLASSES, digits, prepare_digits  # noqa: E402
+from mmqsdt.data import (  # noqa: E402
+    DIGITS_CLASSES,
+    digit_scenes,
+    digits,
+    prepare_digits,
+)
 
 ROOT = Path(__file__).parents[2]
 SMALL = dict(num_train=4, num_val=2, progress=False)
@@ -30,9 +35,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer scans to write, for tests of how folders are treated."""
-    whole = digits.load_digits()
+    whole = digit_scenes.load_digits()
     whole.images, whole.target = whole.images[:100], whole.target[:100]
-    monkeypatch.setattr(digits, 'load_digits', lambda: whole)
+    monkeypatch.setattr(digit_scenes, 'load_digits', lambda: whole)
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -89,7 +94,7 @@ def test_the_summary_counts_what_is_on_disk(data):
 
 
 def test_every_scanned_digit_is_a_single_image_of_its_class(data):
-    target = digits.load_digits().target
+    target = digit_scenes.load_digits().target
     paths = list((data / 'cls').rglob('*.png'))
     assert sorted(int(path.stem) for path in paths) == list(range(1797))
     assert all(int(p.parent.name) == target[int(p.stem)] for p in paths)
@@ -98,7 +103,7 @@ def test_every_scanned_digit_is_a_single_image_of_its_class(data):
 
 
 def test_singles_of_train_and_val_are_different_scans(data):
-    images = digits.load_digits().images
+    images = digit_scenes.load_digits().images
     train, val = (
         {
             images[int(path.stem)].tobytes()
@@ -124,11 +129,11 @@ def test_scenes_show_digits_of_their_own_split_only(data, split):
 def test_backgrounds_of_train_and_val_share_no_pixel_of_a_photograph():
     # Many scenes, so that a crop on the border would be met; not written.
     def shown(split):
-        source = digits.load_source(split)
+        source = digit_scenes.load_source(split)
         pixels = {name: np.zeros((427, 640), bool) for name in source.photos}
         rng = np.random.default_rng(0)
         for _ in range(200):
-            scene = digits._draw_background(source, 64, rng)
+            scene = digit_scenes._draw_background(source, 64, rng)
             left, top, side = scene.crop
             pixels[scene.photo][top:top + side, left:left + side] = True
         return pixels
@@ -150,7 +155,7 @@ def test_written_crops_stay_in_the_columns_of_their_split(data):
 
 @pytest.mark.parametrize('split', SPLITS)
 def test_a_written_crop_is_where_the_background_comes_from(data, split):
-    pictures = digits.load_sample_images()
+    pictures = digit_scenes.load_sample_images()
     photos = {
         Path(path).name: pixels
         for path, pixels in zip(pictures.filenames, pictures.images)
@@ -213,10 +218,10 @@ def test_det_and_seg_images_are_the_same_files(data, split):
 
 
 def test_scenes_hold_two_to_five_legible_digits():
-    source = digits.load_source('train')
+    source = digit_scenes.load_source('train')
     numbers = set()
     for index in range(40):
-        scene = digits.compose_scene(source, 160, 0, index)
+        scene = digit_scenes.compose_scene(source, 160, 0, index)
         numbers.add(len(scene.labels))
         for number, ink_area in enumerate(scene.ink_areas, start=1):
             mask = scene.owner == number
@@ -231,14 +236,14 @@ def test_scenes_hold_two_to_five_legible_digits():
 def test_ink_stands_out_from_what_it_is_painted_on():
     rng = np.random.default_rng(0)
     dark, light = np.zeros((9, 9, 3)), np.full((9, 9, 3), 200)
-    colour = digits._contrasting_colour(dark, rng)
-    assert (colour >= 170).all()
-    assert digits._contrasting_colour(light, rng) is None
+    color = digit_scenes._contrasting_color(dark, rng)
+    assert (color >= 170).all()
+    assert digit_scenes._contrasting_color(light, rng) is None
     # One pixel in five may be as light as the ink.
     stripes = np.where(np.arange(9)[:, None, None] == 0, light, dark)
-    assert digits._contrasting_colour(stripes, rng) is not None
+    assert digit_scenes._contrasting_color(stripes, rng) is not None
     stripes = np.where(np.arange(9)[:, None, None] % 3 == 0, light, dark)
-    assert digits._contrasting_colour(stripes, rng) is None
+    assert digit_scenes._contrasting_color(stripes, rng) is None
 
 
 def test_the_same_arguments_give_the_same_bytes(data, tmp_path):
@@ -247,17 +252,17 @@ def test_the_same_arguments_give_the_same_bytes(data, tmp_path):
 
 
 def test_a_scene_does_not_depend_on_how_many_others_there_are(data):
-    source = digits.load_source('train')
-    scene = digits.compose_scene(source, 160, seed=0, index=3)
+    source = digit_scenes.load_source('train')
+    scene = digit_scenes.compose_scene(source, 160, seed=0, index=3)
     np.testing.assert_array_equal(
         digits.label_map(scene), read_label_map(data, 'train', '000003.jpg'))
 
 
 def test_the_seed_decides_scenes_and_split():
-    first, second = (digits.load_source('val', seed) for seed in (0, 1))
+    first, second = (digit_scenes.load_source('val', seed) for seed in (0, 1))
     assert not np.array_equal(first.samples, second.samples)
     images = [
-        digits.compose_scene(first, 64, seed, 0).image for seed in (0, 1)
+        digit_scenes.compose_scene(first, 64, seed, 0).image for seed in (0, 1)
     ]
     assert not np.array_equal(*images)
 

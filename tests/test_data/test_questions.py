@@ -194,6 +194,12 @@ def grey(cfg: Config) -> None:
     cfg.train_dataloader.dataset.pipeline[0].color_type = 'grayscale'
 
 
+def same_data(cfg: Config) -> None:
+    part = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(
+        cfg.train_dataloader.dataset, pipeline=part.pipeline, test_mode=True)
+
+
 def one_channel(cfg: Config) -> None:
     cfg.model.backbone.in_channels = 1
 
@@ -213,6 +219,7 @@ OTHERS = [
      'ignored label', 'ignores label 2, the decode_head 255'),
     ('pairs', lambda cfg: cfg.model.decode_head.update(ignore_index=2),
      'ignored label', 'seg_pad_val fills label maps with 255.*loss fails'),
+    *((kind, same_data, 'same data', 'what is trained on') for kind in KINDS),
     ('pairs', lambda cfg: cfg.model.decode_head.loss_decode.update(
         class_weight=[1., 2., 3.]), 'class list', '3 weights'),
 ]

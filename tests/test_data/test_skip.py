@@ -21,11 +21,12 @@ from faults import (
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from small_data import NUMBER
 
 from mmqsdt.data import SkipBroken
 from mmqsdt.data.check import refuse_faults
-from mmqsdt.data.skip import skip_broken
+from mmqsdt.data.skip import check_sample, skip_broken
 
 
 def same(a: object, b: object) -> bool:
@@ -295,3 +296,18 @@ def test_only_faults_that_change_a_score_are_refused(configure, tmp_path,
     edit_json(path, lambda content: content['annotations'][0].pop('iscrowd'))
     with pytest.raises(ValueError, match='1 faults.*\n.*no iscrowd'):
         refuse_faults(cfg, ('val', 'test'))
+
+
+@pytest.mark.parametrize('labels, fine', [
+    ([0, 1], True), ([], True), ([0, 2], False), ([-1, 0], False)])
+def test_labels_of_boxes_are_classes(labels, fine):
+    """That after the last is the background, which nothing would say."""
+    structures = pytest.importorskip('mmdet.structures')
+    truth = structures.DetDataSample(gt_instances=InstanceData(
+        labels=torch.tensor(labels, dtype=torch.long),
+        bboxes=torch.tensor([[1., 1., 5., 5.]] * len(labels)).view(-1, 4)))
+    sample = dict(inputs=torch.zeros(3, 8, 8), data_samples=truth)
+    if fine:
+        return check_sample(sample, ('cat', 'dog'))
+    with pytest.raises(ValueError, match='the last of 2 classes is 1'):
+        check_sample(sample, ('cat', 'dog'))

@@ -7,11 +7,11 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from networks import CONVERSIONS, as_if_trained
+from shared import ARCH
 from torch import nn
 
 import mmqsdt  # noqa: F401
 
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 WIDTH = 16
 CLASSES = 3
 NMS = dict(type='nms', iou_threshold=.7)
@@ -125,6 +125,26 @@ TASKS = dict(
 @pytest.fixture(params=CONVERSIONS)
 def convert(request):
     return CONVERSIONS[request.param]
+
+
+# In float64 the fast form is the integer form: test_fast.py, test_in_float64.
+EXACT = [name for name in CONVERSIONS if name != 'fast']
+
+
+@pytest.fixture(params=EXACT)
+def exact(request):
+    """A conversion that has a path of its own in float64."""
+    return CONVERSIONS[request.param]
+
+
+@pytest.fixture(params=[
+    *((name, torch.float64) for name in EXACT),
+    *((name, torch.float32) for name in CONVERSIONS)],
+    ids=lambda x: f'{x[0]}-{str(x[1])[6:]}')
+def conversion(request) -> tuple[Callable, torch.dtype]:
+    """A conversion, and the number format to test it in."""
+    name, dtype = request.param
+    return CONVERSIONS[name], dtype
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def assert_equal_forms(model, inputs, traced=None):
 
 @pytest.mark.parametrize('options', [
     dict(weight_bits=2), dict(weight_bits=4), dict(weight_bits=8),
+    dict(weight_bits='ternary'), dict(weight_bits=1),
     dict(weight_bits=None), dict(time_steps=2), dict(inner_neurons=True),
     dict(inner_neurons=True, time_steps=2),
     dict(neuron=dict(type='mmqsdt.LIF')),

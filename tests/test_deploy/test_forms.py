@@ -1,8 +1,6 @@
 """Float, integer and spike form are one function, to the last spike."""
 
 import json
-import runpy
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from networks import CONVERSIONS, assert_equal_forms
+from shared import run_tool
 from torch import nn
 
 from mmqsdt.checkpoints.convert import convert_reference_checkpoint
@@ -44,43 +43,42 @@ NEURONS = dict(
     uneven=dict(type='mmqsdt.IELIF', threshold=.35, amplitude=.3, leak=.5))
 
 
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('time_steps', [1, 2])
-@pytest.mark.parametrize('weight_bits', [2, 3, 4, 8])
-def test_classifiers(weight_bits, time_steps, dtype, build, inputs, convert):
+@pytest.mark.parametrize('weight_bits', [1, 'ternary', 2, 3, 4, 8])
+def test_classifiers(weight_bits, time_steps, conversion, build, inputs):
+    convert, dtype = conversion
     model = build('cls', weight_bits, time_steps=time_steps).to(dtype)
     assert_equal_forms(model, convert(model), inputs('cls', dtype))
 
 
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-@pytest.mark.parametrize('weight_bits, time_steps', [(2, 2), (3, 1), (4, 1),
-                                                     (8, 2)])
+@pytest.mark.parametrize('weight_bits, time_steps', [(2, 2), (4, 1),
+                                                     ('ternary', 1)])
 @pytest.mark.parametrize('task', ['det', 'seg'])
-def test_detectors_and_segmenters(task, weight_bits, time_steps, dtype, build,
-                                  inputs, convert):
+def test_detectors_and_segmenters(task, weight_bits, time_steps, conversion,
+                                  build, inputs):
+    convert, dtype = conversion
     model = build(task, weight_bits, time_steps=time_steps).to(dtype)
     assert_equal_forms(model, convert(model), inputs(task, dtype))
 
 
 @pytest.mark.parametrize('time_steps', [1, 2])
 @pytest.mark.parametrize('neuron', NEURONS)
-def test_neurons(neuron, time_steps, build, inputs, convert):
+def test_neurons(neuron, time_steps, build, inputs, exact):
     model = build('cls', neuron=NEURONS[neuron], time_steps=time_steps)
     model = model.double()
-    assert_equal_forms(model, convert(model), inputs('cls', torch.float64))
+    assert_equal_forms(model, exact(model), inputs('cls', torch.float64))
 
 
 @pytest.mark.parametrize('options', [
     dict(weight_bits=None), dict(inner_neurons=True),
     dict(inner_neurons=True, time_steps=2)
 ], ids=str)
-def test_float_weights_and_inner_neurons(options, build, inputs, convert):
+def test_float_weights_and_inner_neurons(options, build, inputs, exact):
     model = build('cls', **options).double()
-    assert_equal_forms(model, convert(model), inputs('cls', torch.float64))
+    assert_equal_forms(model, exact(model), inputs('cls', torch.float64))
 
 
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_the_golden_model(dtype, golden, convert):
+def test_the_golden_model(conversion, golden):
     pytest.importorskip('mmpretrain.models')
     vectors = golden('tiny_cls')
     meta = json.loads(vectors['meta_json'])
@@ -98,6 +96,7 @@ def test_the_golden_model(dtype, golden, convert):
     state = golden('tiny_cls', 'state/')
     model.load_state_dict(convert_reference_checkpoint(
         {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}))
+    convert, dtype = conversion
     model = model.to(dtype).eval()
     x = vectors['input'].to(dtype)
     assert_equal_forms(model, convert(model), x)
@@ -108,7 +107,7 @@ def test_the_golden_model(dtype, golden, convert):
         logits.float(), vectors['logits'], rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_after_training_steps(build, inputs, convert):
+def test_a_model_after_training_steps(build, inputs, exact):
     model = build('cls').train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(3):
@@ -119,7 +118,7 @@ def test_a_model_after_training_steps(build, inputs, convert):
         optimizer.step()
     model = model.double()
     assert_equal_forms(
-        model.eval(), convert(model), inputs('cls', torch.float64))
+        model.eval(), exact(model), inputs('cls', torch.float64))
 
 
 def test_integer_and_spike_form_agree_to_the_last_bit(build, inputs):
@@ -201,7 +200,7 @@ def test_whole_predictions_of_a_detector(build, inputs, convert):
         torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-5, atol=1e-4)
 
 
-def test_predictions_in_float64_are_equal(build, inputs, convert,
+def test_predictions_in_float64_are_equal(build, inputs, exact,
                                           monkeypatch):
     """Boxes and pasted masks, as `tools/test.py --double` has them."""
     from mmdet.models.roi_heads.mask_heads import fcn_mask_head
@@ -212,7 +211,7 @@ def test_predictions_in_float64_are_equal(build, inputs, convert,
     data = dict(inputs('det', torch.float64), mode='predict')
     with torch.no_grad():
         mine = [s.pred_instances for s in model(**data)]
-        theirs = [s.pred_instances for s in convert(model)(**data)]
+        theirs = [s.pred_instances for s in exact(model)(**data)]
     for a, b in zip(mine, theirs):
         assert len(a) and torch.equal(a.masks, b.masks)
         assert torch.equal(a.labels, b.labels)
@@ -224,10 +223,10 @@ def test_predictions_in_float64_are_equal(build, inputs, convert,
     (ConvUnit(6, 8, 3, dict(type='mmqsdt.IELIF'), bias=True, stride=2), 6),
     (SepConv(8, dict(type='mmqsdt.IELIF')), 8), (SpikeAttention(8, 2), 8)
 ], ids=lambda x: type(x).__name__)
-def test_parts_of_a_model_convert_alone(unit, channels, convert):
+def test_parts_of_a_model_convert_alone(unit, channels, exact):
     unit = unit.double().eval()
     x = torch.randn(2, channels, 16, 16, dtype=torch.float64)
-    assert_equal_forms(unit, convert(unit), x)
+    assert_equal_forms(unit, exact(unit), x)
 
 
 def test_conversion_is_for_inference(build, convert):
@@ -261,18 +260,18 @@ def test_what_cannot_be_folded_is_named(build, convert):
         convert(model)
 
 
-def test_units_may_share_a_neuron(convert):
+def test_units_may_share_a_neuron(exact):
     units = [ConvUnit(8, 8, k, dict(type='mmqsdt.IELIF')) for k in (1, 3)]
     units[1].neuron = units[0].neuron
     model = nn.Sequential(*units).double().eval()
     x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
-    assert_equal_forms(model, convert(model), x)
+    assert_equal_forms(model, exact(model), x)
 
 
-def test_a_unit_used_twice_stays_one(convert):
+def test_a_unit_used_twice_stays_one(exact):
     unit = ConvUnit(8, 8, 1, dict(type='mmqsdt.IELIF'))
     model = nn.Sequential(unit, unit).double().eval()
-    other = convert(model)
+    other = exact(model)
     assert other[0] is other[1]
     x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
     assert_equal_forms(model, other, x)
@@ -291,11 +290,6 @@ def test_forms_by_name(build, inputs):
 # The tool.
 
 
-def run_tool(monkeypatch, tool, *args):
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
-
-
 CONFIG = ROOT / 'configs/cls/qsdt_digits.py'
 SHORT = [
     '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8'
@@ -303,30 +297,23 @@ SHORT = [
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
+def workplace(copy_digits, tmp_path, monkeypatch):
     """A folder with a few digits in it."""
-    pytest.importorskip('sklearn')
     pytest.importorskip('mmpretrain.models')
-    from mmqsdt.data import prepare_digits
-    prepare_digits(tmp_path / 'data/digits', num_train=1, num_val=1,
-                   progress=False)
-    for split, keep in (('train', 2), ('val', 3)):
-        for digit in (tmp_path / 'data/digits/cls' / split).iterdir():
-            for picture in sorted(digit.iterdir())[keep:]:
-                picture.unlink()
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return copy_digits(tmp_path)
 
 
 def test_the_tool_gives_identical_scores_in_every_form(workplace, monkeypatch,
                                                        capsys):
-    run_tool(monkeypatch, 'train.py', CONFIG, '--work-dir', 'work', *SHORT)
+    run_tool(monkeypatch, workplace, 'train.py', CONFIG, '--work-dir',
+             'work', *SHORT)
     scores = {}
     for options in (*(['--inference', form] for form in FORMS),
                     ['--inference', 'spikes', '--encoding', 'bitwise']):
         capsys.readouterr()
-        run_tool(monkeypatch, 'test.py', CONFIG, 'work', '--work-dir',
-                 'tested', *options, *SHORT)
+        run_tool(monkeypatch, workplace, 'test.py', CONFIG, 'work',
+                 '--work-dir', 'tested', *options, *SHORT)
         printed = capsys.readouterr().out
         assert f'inference:  {options[1]}' in printed
         written, = Path('tested').glob('*/*.json')
@@ -339,7 +326,7 @@ def test_the_tool_gives_identical_scores_in_every_form(workplace, monkeypatch,
     assert len(first) == 2 and all(other == first for other in others)
 
 
-def test_the_tool_refuses_an_encoding_of_no_spikes(monkeypatch):
+def test_the_tool_refuses_an_encoding_of_no_spikes(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match='--inference spikes'):
-        run_tool(monkeypatch, 'test.py', CONFIG, 'none.pth', '--encoding',
-                 'bitwise')
+        run_tool(monkeypatch, tmp_path, 'test.py', CONFIG, 'none.pth',
+                 '--encoding', 'bitwise')

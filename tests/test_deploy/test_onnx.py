@@ -11,6 +11,9 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
+from networks import FLOAT32
+from networks import assert_written as assert_equal
+from shared import ARCH
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -43,29 +46,12 @@ from mmqsdt.deploy.onnx_graph.requantize import (  # noqa: E402
 from mmqsdt.deploy.onnx_graph.runtime import compare  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 SIDES = dict(cls=32, det=64, seg=64)
 RELU = dict(weight_bits=None, neuron=dict(type='ReLU'))
-# Of float32 sums made in another order, of the largest output.
-FLOAT32 = 1e-5
 
 
 def images(task: str, batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, SIDES[task], SIDES[task])
-
-
-def assert_equal(report: FormReport) -> None:
-    """No flip but where float32 rounds to the other side of a threshold.
-
-    Sums of counts are exact. What reads real values sums in another order,
-    so a potential may be some float32 roundings off: 1e-5 of potentials
-    around 1. Later neurons and the outputs follow from a flip.
-    """
-    if report.first_flip:
-        assert report.first_flip.flip_distance < FLOAT32
-    else:
-        assert report.output_error < FLOAT32
-    assert report.flips <= 1e-3 * report.elements
 
 
 @pytest.mark.parametrize('form', ['integer', 'float'])
@@ -78,6 +64,8 @@ def test_every_count_and_output_is_the_models(build, task, form):
 
 
 @pytest.mark.parametrize('settings', [
+    dict(weight_bits=1),
+    dict(weight_bits='ternary'),
     dict(weight_bits=2),
     dict(weight_bits=8),
     dict(weight_bits=None),
@@ -343,7 +331,7 @@ def test_models_without_a_graph(build, tmp_path, settings, options, message):
 def test_an_unknown_layer_is_named(build, tmp_path):
     model = build('cls')
     model.head.fc = nn.Sequential(nn.GELU(), model.head.fc)
-    with pytest.raises(ValueError, match='a GELU of PyTorch .*--part'):
+    with pytest.raises(ValueError, match='the function gelu .*--part'):
         export_onnx(model, tmp_path / 'model.onnx')
     model.head.fc = Sine()
     with pytest.raises(ValueError, match='Tensor.sin has no translation'):

@@ -12,12 +12,12 @@ from mmqsdt.deploy.fold import FoldedLayer
 from mmqsdt.layers import IELIF, ConvUnit, LSQConv2d, LSQLinear
 
 
-def test_units_may_share_a_layer(convert):
+def test_units_may_share_a_layer(exact):
     units = [ConvUnit(8, 8, 1, dict(type='mmqsdt.IELIF')) for _ in range(2)]
     units[1].conv = units[0].conv
     model = as_if_trained(nn.Sequential(*units)).double()
     x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
-    assert_equal_forms(model, convert(model), x)
+    assert_equal_forms(model, exact(model), x)
 
 
 class TwoReaders(nn.Module):
@@ -41,18 +41,18 @@ class Pooled(ConvUnit):
 
 @pytest.mark.parametrize('model', [
     TwoReaders(), Pooled(8, 8, 3, dict(type='mmqsdt.IELIF'))], ids=str)
-def test_units_with_more_readers_or_a_forward_of_their_own(model, convert):
+def test_units_with_more_readers_or_a_forward_of_their_own(model, exact):
     model = as_if_trained(model).double()
     x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
-    assert_equal_forms(model, convert(model), x)
+    assert_equal_forms(model, exact(model), x)
 
 
 @pytest.mark.parametrize('name', SPIKING)
-def test_networks_of_ones_own(name, convert):
+def test_networks_of_ones_own(name, exact):
     builder, shape, _ = NETWORKS[name]
     model = as_if_trained(builder()).double()
     x = torch.randn(shape, dtype=torch.float64)
-    other = convert(model, inputs=x)
+    other = exact(model, inputs=x)
     assert_equal_forms(model, other, torch.randn_like(x))
     assert describe(other) == describe(model, x)
     fed = {d.name for d in describe(other)
@@ -114,7 +114,7 @@ class OwnForward(LSQConv2d):
         return super().forward(x) * 2
 
 
-def test_layers_with_a_forward_of_their_own_stay_and_are_named(convert,
+def test_layers_with_a_forward_of_their_own_stay_and_are_named(exact,
                                                                monkeypatch):
     lines = []
     monkeypatch.setattr(forms, 'print_log',
@@ -123,7 +123,7 @@ def test_layers_with_a_forward_of_their_own_stay_and_are_named(convert,
         IELIF(), OwnForward(8, 8, 1), nn.BatchNorm2d(8), IELIF(),
         LSQConv2d(8, 8, 1))).double()
     x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
-    other = convert(model)
+    other = exact(model)
     assert len(lines) == 1 and lines[0].endswith(
         ': 1 (it has a forward of its own)')
     assert isinstance(other[1], OwnForward)
@@ -143,10 +143,10 @@ class Tied(nn.Module):
         return F.linear(self.last(y), self.fc.weight.t())
 
 
-def test_layers_whose_weights_are_read_elsewhere_stay(convert):
+def test_layers_whose_weights_are_read_elsewhere_stay(exact):
     model = as_if_trained(Tied()).double()
     x = torch.randn(20, 8, 8, dtype=torch.float64)
-    other = convert(model)
+    other = exact(model)
     assert isinstance(other.fc, LSQLinear)
     assert isinstance(other.last, FoldedLayer)
     assert_equal_forms(model, other, x)

@@ -9,9 +9,15 @@ import torch
 from mmcv.cnn import ConvModule
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
-from networks import as_if_trained
+from networks import as_if_trained, assert_equal_forms, assert_written
 
-from mmqsdt.deploy import compare_forms, describe, to_integer, to_spikes
+from mmqsdt.deploy import (
+    compare_forms,
+    describe,
+    to_fast,
+    to_integer,
+    to_spikes,
+)
 from mmqsdt.layers import IELIF
 
 CONV, ACT, NORM = (dict(type='mmqsdt.LSQConv2d', bits=4),
@@ -116,9 +122,11 @@ MODELS_OF = {
     }),
     'upernet': ('mmseg', upernet, {
         'decode_head.psp_modules.0.1.conv': 'adaptive_avg_pool2d in',
-        'decode_head.bottleneck.conv': 'interpolate of spikes',
+        'decode_head.bottleneck.conv':
+        "interpolate with mode='bilinear' of spikes",
         'decode_head.fpn_convs.0.conv': 'add of spikes in decode_head',
-        'decode_head.fpn_bottleneck.conv': 'interpolate of spikes',
+        'decode_head.fpn_bottleneck.conv':
+        "interpolate with mode='bilinear' of spikes",
         'decode_head.conv_seg': 'decode_head.fpn_bottleneck.activate'}),
 }
 
@@ -167,3 +175,19 @@ def test_their_forms_are_equal(name, form, build):
     report = compare_forms(model, form(model), dict(data, mode='tensor'))
     assert report.elements > 10000 and report.flips == 0, str(report)
     assert report.output_error < 1e-12  # float64 sums in another order
+
+
+@pytest.mark.parametrize('name', MODELS_OF)
+def test_their_fast_forms_are_equal(name, build):
+    model, data, _ = build(name, torch.float32)
+    assert_equal_forms(model, to_fast(model), dict(data, mode='tensor'))
+
+
+# FCOS has outputs, UPerNet pools of which there is no translation.
+@pytest.mark.parametrize('name', ['retina', 'mask_rcnn'])
+def test_their_graphs_are_equal(name, build):
+    onnx = pytest.importorskip('mmqsdt.deploy.onnx_graph')
+    model, data, _ = build(name, torch.float32)
+    report = onnx.compare_onnx(model, data['inputs'])
+    assert report.elements > 10000
+    assert_written(report)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
+from shared import ARCH
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,8 +15,6 @@ from mmqsdt.engine.calibrate import calibrate
 from mmqsdt.layers import IELIF, ConvUnit, LSQLinear
 from mmqsdt.models import QSDTransformer
 from mmqsdt.models.counterpart import counterpart_model
-
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 
 
 def learned(levels: int = 4, **more) -> dict:

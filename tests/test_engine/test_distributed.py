@@ -6,22 +6,18 @@ import pytest
 import torch.distributed
 from mmengine.config import Config
 
-from mmqsdt.engine.distributed import join_processes
+from mmqsdt.data.check import refuse_faults
+from mmqsdt.engine.distributed import ends_together, join_processes
 
 GLOO = torch.distributed.is_available() and \
     torch.distributed.is_gloo_available()
 
 
 @pytest.fixture
-def workplace(tmp_path) -> Path:
-    """A folder with a few digits."""
+def workplace(own_workplace) -> Path:
     if not GLOO:
         pytest.skip('this build of torch has no gloo')
-    pytest.importorskip('sklearn')
-    pytest.importorskip('mmpretrain.models')
-    from experiments.torture.training import prepare
-    prepare(tmp_path)
-    return tmp_path
+    return own_workplace
 
 
 def test_two_processes_are_one_with_twice_the_batch(workplace):
@@ -92,3 +88,43 @@ def test_other_launchers_need_an_accelerator(launcher, alone, monkeypatch):
     monkeypatch.setattr('mmqsdt.engine.distributed.get_device', lambda: 'cpu')
     with pytest.raises(ValueError, match='needs an accelerator'):
         join_processes(Config(dict(launcher=launcher)))
+
+
+def refuse_on(rank: int, folder: Path, which: int | None) -> None:
+    try:
+        with ends_together():
+            if rank == which:
+                raise KeyError('a broken file')
+    except (KeyError, ValueError) as error:
+        (folder / f'{rank}.txt').write_text(f'{type(error).__name__} {error}')
+
+
+@pytest.mark.parametrize('which', [0, 1, None])
+def test_what_one_process_refuses_ends_both(which, two_processes, tmp_path):
+    two_processes(refuse_on, which)
+    said = {path.stem: path.read_text() for path in tmp_path.glob('*.txt')}
+    assert said == ({} if which is None else {
+        str(which): "KeyError 'a broken file'",
+        str(1 - which): f"ValueError process {which} cannot go on: "
+        "'a broken file'"})
+
+
+def test_one_process_ends_alone(alone):
+    with pytest.raises(KeyError, match='a broken file'), ends_together():
+        raise KeyError('a broken file')
+    with ends_together():
+        pass
+
+
+@pytest.mark.parametrize('launcher', ['none', 'pytorch'])
+@pytest.mark.parametrize('name', ['RANK', 'SLURM_PROCID',
+                                  'OMPI_COMM_WORLD_RANK'])
+def test_a_process_that_joined_nobody_is_the_first(name, launcher, alone,
+                                                   monkeypatch):
+    """Whatever variables a scheduler has left around it."""
+    monkeypatch.setenv(name, '3')
+    cfg = Config(dict(default_scope='mmengine', train_dataloader=dict(
+        dataset=dict(type='BaseDataset', ann_file='none.json')),
+        launcher=launcher))
+    with pytest.raises(ValueError, match='unreadable annotation'):
+        refuse_faults(cfg, ('train', ))

@@ -2,8 +2,6 @@
 
 import json
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import mmcv
@@ -13,6 +11,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
+from shared import run_tool
 from test_configs import load
 
 from mmqsdt.engine.predict import (
@@ -162,14 +161,9 @@ def test_names_of_drawings_are_unique():
 
 
 @pytest.fixture(scope='module')
-def digits(tmp_path_factory) -> Path:
+def digits(copy_digits, tmp_path_factory) -> Path:
     """A folder with data/digits in it."""
-    pytest.importorskip('sklearn')
-    from mmqsdt.data import prepare_digits
-    folder = tmp_path_factory.mktemp('digits')
-    prepare_digits(folder / 'data/digits', num_train=1, num_val=2,
-                   progress=False)
-    return folder
+    return copy_digits(tmp_path_factory.mktemp('digits'))
 
 
 def checkpoint(name: str, path: Path):
@@ -209,11 +203,9 @@ def test_a_prediction_is_that_of_the_test_run(name, digits, tmp_path,
     assert all(len(each) for each in found)
 
 
-def run_tool(monkeypatch, folder: Path, *args) -> int:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', ['predict.py', *map(str, args)])
+def predict_py(monkeypatch, folder: Path, *args) -> int:
     try:
-        runpy.run_path(str(HOME / 'tools/predict.py'), run_name='__main__')
+        run_tool(monkeypatch, folder, 'predict.py', *args)
     except SystemExit as stop:
         return stop.code
     return 0
@@ -229,7 +221,7 @@ def test_the_tool_draws_and_describes(name, tmp_path, monkeypatch, capsys):
     Image.fromarray(gradient(60, 90)[..., 0]).save(photographs / 'a.tif')
     (photographs / 'damaged.jpg').write_bytes(b'\xff\xd8\xff')
     (photographs / 'phone.heic').touch()
-    code = run_tool(monkeypatch, tmp_path, name, 'x.pth', photographs,
+    code = predict_py(monkeypatch, tmp_path, name, 'x.pth', photographs,
                     '--out', 'out', '--inference', form, '--device', 'cpu')
     assert code == 1  # one was not read; the others are there
     said = capsys.readouterr().out
@@ -287,7 +279,7 @@ def test_drawings_do_not_replace_pictures(tmp_path, monkeypatch):
     pytest.importorskip('mmpretrain')
     Image.fromarray(gradient()).save(tmp_path / 'a.png')
     before = (tmp_path / 'a.png').read_bytes()
-    said = run_tool(monkeypatch, tmp_path, 'qsdt_digits', 'x.pth', 'a.png',
+    said = predict_py(monkeypatch, tmp_path, 'qsdt_digits', 'x.pth', 'a.png',
                     '--out', '.')
     assert 'is a folder of the pictures' in said
     assert (tmp_path / 'a.png').read_bytes() == before
@@ -307,7 +299,7 @@ def test_a_checkpoint_that_executes_code_is_refused(name, tmp_path,
     torch.save(dict(state_dict=model.state_dict(), meta=Harmful()),
                tmp_path / 'x.pth')
     Image.fromarray(gradient()).save(tmp_path / 'a.png')
-    said = run_tool(monkeypatch, tmp_path, name, 'x.pth', 'a.png', '--out',
+    said = predict_py(monkeypatch, tmp_path, name, 'x.pth', 'a.png', '--out',
                     'out')
     assert 'cannot be loaded safely' in said or 'can be loaded safely' in said
     assert not (tmp_path / 'harm').exists()
@@ -321,7 +313,7 @@ def test_a_checkpoint_that_executes_code_is_refused(name, tmp_path,
 def test_bad_arguments(args, words, tmp_path, monkeypatch):
     pytest.importorskip('mmpretrain')
     Image.fromarray(gradient()).save(tmp_path / 'a.png')
-    said = run_tool(monkeypatch, tmp_path, 'qsdt_digits', *args, '--out',
+    said = predict_py(monkeypatch, tmp_path, 'qsdt_digits', *args, '--out',
                     'out')
     assert words in said
 

@@ -147,6 +147,6 @@ def test_a_finished_training_was_not_interrupted(tmp_path, by_epoch):
     run(tmp_path, by_epoch=by_epoch, validate=True, lines=lines,
         resume=last(tmp_path, by_epoch))
     name = 'max_epochs' if by_epoch else 'max_iters'
-    assert any(f'Nothing is left to train: the checkpoint is that of {name}=2'
-               in x for x in warnings_of(lines))
+    assert any('Nothing is left to train: the checkpoint was saved after '
+               f'{name}=2' in x for x in warnings_of(lines))
     assert not any('interrupt' in text for _, text in lines)

@@ -342,3 +342,11 @@ def test_build_neuron_names_the_known_types():
 def test_whole_numbers_are_potentials_too(threshold):
     neuron, x = IELIF(threshold=threshold), torch.arange(-1, 4)
     assert torch.equal(neuron(x), neuron(x.float()))
+
+
+def test_settings_without_a_type_are_of_ie_lif():
+    neuron = build_neuron(dict(levels=8), 2)
+    assert type(neuron) is IELIF
+    assert (neuron.levels, neuron.time_steps) == (8, 2)
+    learned = build_neuron(dict(levels=2, threshold='learned'))
+    assert learned.log_threshold is not None

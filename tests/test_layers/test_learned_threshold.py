@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 
 from mmqsdt.layers import IELIF, build_neuron
 
@@ -16,7 +17,6 @@ def respond(module, x, upstream):
     out = module(x)
     out.backward(upstream)
     return out.detach(), x.grad
-
 
 
 def learned(**arguments):
@@ -147,6 +147,27 @@ def test_a_copy_of_a_learned_threshold_does_not_start_again(duplicate):
     other.load_state_dict(module.state_dict())
     other(torch.ones(4, 3))
     assert other.threshold == module.threshold
+
+
+@pytest.mark.parametrize('started', [False, True])
+def test_a_checkpoint_says_whether_a_threshold_has_started(started, tmp_path):
+    """A head that no region reached starts when one does."""
+    module = nn.Sequential(IELIF(threshold='learned'))
+    if started:
+        module(torch.full((4, 3), 5.))
+    torch.save(module.state_dict(), tmp_path / 'x.pth')
+    other = nn.Sequential(IELIF(threshold='learned'))
+    other.load_state_dict(torch.load(tmp_path / 'x.pth'))
+    other(torch.ones(4, 3))
+    assert other[0].threshold == pytest.approx(5. if started else 1.)
+
+
+def test_a_checkpoint_without_a_word_has_started():
+    """Those of before, and plain dicts."""
+    module = IELIF(threshold='learned')
+    module.load_state_dict({'log_threshold': torch.zeros(1)})
+    module(torch.full((4, 3), 5.))
+    assert module.threshold == 1.
 
 
 def test_a_checkpoint_of_the_other_kind_of_threshold_is_refused():

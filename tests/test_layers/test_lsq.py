@@ -202,7 +202,7 @@ def test_without_bits_the_layer_is_float(make):
 
 
 @BOTH
-@pytest.mark.parametrize('bits', [0, 1, 5, 16, -4, '4'])
+@pytest.mark.parametrize('bits', [0, 5, 16, -4, '4', True, 1., 'binary'])
 def test_other_bits_are_refused(make, bits):
     with pytest.raises(ValueError, match='bits must be'):
         make(bits=bits)

@@ -54,7 +54,7 @@ def test_unused_codes():
 
 
 def test_float_weights_are_refused():
-    with pytest.raises(ValueError, match='no layer .* quantised weights'):
+    with pytest.raises(ValueError, match='no layer .* quantized weights'):
         weight_codes(QSDTransformer(ARCH, weight_bits=None))
 
 

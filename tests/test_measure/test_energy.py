@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS
 from rich.console import Console
+from shared import ARCH
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -39,7 +40,6 @@ from mmqsdt.measure.firing import recorded_firing_rates
 from mmqsdt.models.spike_units import SpikeLinear
 
 IE_LIF = dict(type='mmqsdt.IELIF')
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 # Energies are float sums of a few hundred terms, added in another order.
 ROUNDING = dict(rel=1e-12)
 
@@ -88,7 +88,10 @@ class TwoLayers(nn.Module):
 # second channel is silent.
 COUNTS = torch.tensor([[0., 1., 2.], [3., 4., 0.], [0., 0., 1.]])
 STEM_MAC = 9 * 2
-CONV_MAC = 9 * 9 * 2 * 3
+# A pixel meets the kernel at 4 places from a corner, 6 from an edge, 9 from
+# the middle; with padding the kernel's 9 taps count at each of 9 places.
+CONV_MAC = (4 * 4 + 4 * 6 + 9) * 2 * 3
+PADDED_MAC = 9 * 9 * 2 * 3
 # Mean count: 11 spikes of 18 elements.
 FORMULA_AC = CONV_MAC * 11 / 18
 # A spike meets 3 filters at 4 places from a corner, 6 from an edge, 9 from
@@ -107,8 +110,9 @@ def test_two_layers_by_hand():
     assert conv.firing_rate == pytest.approx(11 / 18 / 4, **ROUNDING)
     assert conv.share_nonzero == 5 / 18
     assert (stem.macs, stem.synaptic_operations) == (STEM_MAC, 0)
-    assert (conv.macs, FORMULA_AC) == (CONV_MAC, 297)
-    assert conv.synaptic_operations == pytest.approx(297, **ROUNDING)
+    assert (conv.macs, CONV_MAC) == (CONV_MAC, 294)
+    assert (stem.padded_macs, conv.padded_macs) == (STEM_MAC, PADDED_MAC)
+    assert conv.synaptic_operations == pytest.approx(FORMULA_AC, **ROUNDING)
     assert (THERMOMETER_AC, BITWISE_AC) == (216, 105)
     assert stem.counted == dict.fromkeys(
         ('thermometer', 'bitwise'), dict(ac=0, mac=STEM_MAC))
@@ -117,20 +121,45 @@ def test_two_layers_by_hand():
 
     stem_mj = 4.6 * STEM_MAC * 1e-9
     expected = dict(
-        ann=stem_mj + 4.6 * 486 * 1e-9,
+        ann=stem_mj + 4.6 * 294 * 1e-9,
         ann_as_published=stem_mj + 4.6 * 486 * 1e-9,
-        formula=stem_mj + .9 * 297 * 1e-9,
+        formula=stem_mj + .9 * FORMULA_AC * 1e-9,
         as_published=stem_mj + .9 * 297 * 1e-9,
         counted_thermometer=stem_mj + .9 * 216 * 1e-9,
         counted_bitwise=stem_mj + .9 * 105 * 1e-9,
         bits_thermometer=(stem_mj + .9 * 216 * 1e-9) * 4 / 32,
         bits_bitwise=(stem_mj + .9 * 105 * 1e-9) * 4 / 32)
+    # On integers: an addition of 0.1 pJ, a product of 0.2 at 8 bits, of a
+    # quarter of that at 4 bits, of four times that for 4 by 32 bits.
+    assert EnergyCosts().integer_mac(4, 32) == pytest.approx(.5)
+    expected |= dict(
+        ann_int8=(18 + 294) * .3e-9,
+        ann_int4=(18 + 294) * .15e-9,
+        integer_thermometer=(18 * .5 + 216 * .1) * 1e-9,
+        integer_bitwise=(18 * .5 + 105 * .1) * 1e-9)
+    # With memory: weights once; 9 real values and 18 counts, in 4 or 3
+    # slots, written and read.
+    bit = 100 / 64 * 1e-9
+    weights = 2 + 2 * 3 * 9
+    expected |= dict(
+        ann_memory=expected['ann'] + bit * 32 * (weights + 2 * 27),
+        ann_int8_memory=expected['ann_int8'] + bit * 8 * (weights + 2 * 27),
+        ann_int4_memory=expected['ann_int4'] + bit * 4 * (weights + 2 * 27),
+        memory_thermometer=expected['integer_thermometer'] + bit * (
+            4 * weights + 2 * (9 * 32 + 18 * 4)),
+        memory_bitwise=expected['integer_bitwise'] + bit * (
+            4 * weights + 2 * (9 * 32 + 18 * 3)))
     totals = report.totals()
     assert report.measures == list(expected)
     assert totals['total'] == pytest.approx(expected, **ROUNDING)
     assert totals['stem']['formula'] == pytest.approx(stem_mj, **ROUNDING)
     assert report.ratios()['formula'] == pytest.approx(
-        4.6 * 504 / (4.6 * 18 + .9 * 297), **ROUNDING)
+        4.6 * 312 / (4.6 * 18 + .9 * FORMULA_AC), **ROUNDING)
+    for bits, measure in ((32, 'ann_memory'), (8, 'ann_int8_memory'),
+                          (4, 'ann_int4_memory'), (None, 'ann_int4_memory')):
+        assert report.ratios(bits)['memory_bitwise'] == pytest.approx(
+            expected[measure] / expected['memory_bitwise'], **ROUNDING)
+    assert 'formula' not in report.ratios(8)
 
 
 def test_other_costs_and_float_weights():
@@ -483,7 +512,9 @@ def test_ann_counterpart_by_pytorchs_count(task):
     model = build(weight_bits=4, neuron=IE_LIF)
     report = measure_energy(model, [images])
     macs = sum(layer.macs for layer in report.layers)
-    assert macs == counter.get_total_flops() / 2 / 2  # a MAC is two; 2 images
+    # PyTorch's counts products with padding; a MAC is two; 2 images.
+    assert macs < sum(layer.padded_macs for layer in report.layers) == \
+        counter.get_total_flops() / 2 / 2
     assert report.totals()['total']['ann'] == pytest.approx(
         4.6e-9 * macs, **ROUNDING)
     parts = dict(
@@ -575,9 +606,13 @@ def test_json_is_the_report(report, tmp_path):
     report.write_json(tmp_path / 'energy.json')
     content = json.loads((tmp_path / 'energy.json').read_text())
     assert content['images'] == 2
-    assert content['costs'] == dict(mac_pj=4.6, ac_pj=.9)
+    assert content['costs'] == vars(EnergyCosts())
+    assert content['costs']['source'].startswith('published: Horowitz')
     assert content['totals_millijoule'] == report.totals()
     assert content['ann_over_model'] == report.ratios()
+    assert content['ann_over_model_by_bits'] == {
+        str(bits): report.ratios(bits) for bits in (32, 8, 4)}
+    assert content['quote'] in report.ratios(8)
     assert content['layers'] == [vars(layer) for layer in report.layers]
 
 

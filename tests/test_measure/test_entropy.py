@@ -150,17 +150,13 @@ def visualize(monkeypatch, *args) -> None:
     runpy.run_path(str(tool), run_name='__main__')
 
 
-def test_tool_compares_two_models_with_their_teacher(tmp_path, monkeypatch,
-                                                     capsys):
+def test_tool_compares_two_models_with_their_teacher(
+        copy_digits, tmp_path, monkeypatch, capsys):
     pytest.importorskip('mmpretrain')
-    pytest.importorskip('sklearn')
     from mmengine.config import Config
 
-    from mmqsdt.data import prepare_digits
     from mmqsdt.utils.build import build_model
-    prepare_digits(tmp_path / 'data/digits', num_train=1, num_val=1,
-                   progress=False)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(copy_digits(tmp_path))
     student = ROOT / 'configs/cls/qsdt_digits.py'
     teacher = ROOT / 'configs/cls/qsdt-ann_digits.py'
     for path in (student, teacher):

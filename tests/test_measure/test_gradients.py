@@ -1,10 +1,13 @@
 """Networks that will train: gradients of the scale of the counterpart's."""
 
+import json
+import re
+
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from test_configs import build, load
+from test_configs import CONFIGS, build, load
 from test_zoo import number_of_classes, random_data, shrink
 
 from mmqsdt import QSDTransformer
@@ -16,7 +19,6 @@ from mmqsdt.measure.gradients import (
     compare_with_counterpart,
     find_faults,
     measure_gradients,
-    part_of,
     print_gradients,
 )
 from mmqsdt.measure.gradients_plot import plot_gradients
@@ -25,9 +27,14 @@ from mmqsdt.models.counterpart import COUNTERPART, counterpart_config
 
 LEARNED = dict(type='mmqsdt.IELIF', threshold='learned')
 SMALL = dict(embed_dims=(16, 32, 64, 96), depths=(3, 1))
-# Spiking neck and heads, in every family.
-DENSE = ['det/qsdt_maskrcnn_digits.py', 'det/qsdt_cascade-maskrcnn_digits.py',
-         'det/qsdt_retinanet_digits.py', 'seg/qsdt_fpn_digits.py']
+DENSE = [name for name in CONFIGS if re.match('(det|seg)/qsdt', name)
+         and '-ann' not in name]
+PUBLISHED = [name for name in DENSE if '-published' in name
+             or '_digits' not in name and '-learned' not in name]
+# Not UPerNet on ADE20K: its pyramid pools the maps of the shrunken network to
+# single pixels, and the gradient of a batch norm over two of them is chance.
+SOUND = [name for name in DENSE if name not in PUBLISHED
+           and name != 'seg/qsdt-learned_upernet_ade20k.py']
 
 
 def stage_gradients(arch, size=64, **unit):
@@ -68,13 +75,21 @@ def test_every_arch_has_sound_gradients(arch):
 
 @pytest.fixture(scope='module')
 def reports():
-    """``reports(config)``: of the shrunken model, and of its counterpart."""
+    """``reports(config)``: of the shrunken model, and of its counterpart.
+
+    Where configs differ in sizes alone, one report stands for all.
+    """
     known = {}
 
     def find(name):
-        if name not in known:
-            cfg = load(name)
-            cfg.model = shrink(cfg.model)
+        cfg = load(name)
+        cfg.model = shrink(cfg.model)
+        if 'pool_scales' in cfg.model.get('decode_head', {}):
+            # Of two images pooled to 1x1 a batch norm sees two values: what
+            # passes its gradient is chance.
+            cfg.model.decode_head.pool_scales = (2, 3)
+        key = json.dumps(cfg.model, default=str)
+        if key not in known:
             with DefaultScope.overwrite_default_scope(cfg.default_scope):
                 def start(config):
                     model = build(config, 'cpu')
@@ -83,13 +98,13 @@ def reports():
 
                 torch.manual_seed(0)
                 batch = random_data(cfg, number_of_classes(build(cfg)))
-                known[name] = compare_with_counterpart(cfg, start, batch)
-        return known[name]
+                known[key] = compare_with_counterpart(cfg, start, batch)
+        return known[key]
 
     return find
 
 
-@pytest.mark.parametrize('name', DENSE)
+@pytest.mark.parametrize('name', SOUND)
 def test_whole_models_have_sound_gradients(name, reports):
     report, ann = reports(name)
     assert report.parts.keys() == ann.parts.keys()
@@ -97,19 +112,10 @@ def test_whole_models_have_sound_gradients(name, reports):
     assert report.neurons and not ann.neurons
 
 
-def test_the_published_neuron_is_found_at_fault(reports):
-    cfg = load(DENSE[0])
-    cfg.model = shrink(cfg.model)
-    cfg.model.backbone.neuron = dict(type='mmqsdt.IELIF')
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = build(cfg, 'cpu')
-        model.init_weights()
-        torch.manual_seed(0)
-        batch = random_data(cfg, number_of_classes(model))
-        report = measure_gradients(model, batch)
-    faults = find_faults(report, reports(DENSE[0])[1])
-    assert any('stage 0: the gradient is' in f and 'explodes' in f
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_neurons_are_found_at_fault(name, reports):
+    faults = find_faults(*reports(name))
+    assert any('stages.0: the gradient is' in f and 'explodes' in f
                for f in faults)
 
 
@@ -158,18 +164,12 @@ def test_the_state_of_a_neuron():
 
 
 def test_pictures_and_table(reports, tmp_path, capsys):
-    report, ann = reports(DENSE[0])
+    report, ann = reports('det/qsdt_maskrcnn_digits.py')
     files = plot_gradients(report, ann, 'it', tmp_path / 'gradients')
     assert all(file.stat().st_size > 5000 for file in files)
     print_gradients(report, ann)
     printed = capsys.readouterr().out
     assert all(part in printed for part in report.parts)
-
-
-def test_parts():
-    assert part_of('backbone.stages.3.blocks.1.attn.q_neuron') == 'stage 3'
-    assert part_of('roi_head.mask_head.convs.0') == 'roi_head.mask_head'
-    assert part_of('neck.lateral_convs.0') == 'neck'
 
 
 def test_the_counterpart_leaves_the_config_alone():

@@ -44,4 +44,4 @@ def test_the_last_input_is_kept():
     assert inputs == [torch.ones(1)]
     model(torch.zeros(1))
     assert inputs == [torch.ones(1)]
-    assert not model._forward_pre_hooks
+    assert not model._forward_hooks

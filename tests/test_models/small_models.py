@@ -8,6 +8,7 @@ from copy import deepcopy
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from shared import ARCH
 
 import mmqsdt  # noqa: F401
 
@@ -15,7 +16,6 @@ WIDTH = 16
 CLASSES = 3
 NEURON = dict(type='mmqsdt.IELIF')
 RELU = dict(type='ReLU')
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 NMS = dict(type='nms', iou_threshold=.7)
 PROPOSALS = dict(nms_pre=100, max_per_img=20, nms=NMS, min_bbox_size=0)
 

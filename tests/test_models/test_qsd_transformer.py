@@ -585,7 +585,7 @@ def test_pretrained_checkpoint_without_a_match_is_an_error(
     path = tmp_path / 'other.pth'
     torch.save(dict(state_dict={'layer1.weight': torch.rand(2)}), path)
     model = build_model(framework, path)
-    with pytest.raises(ValueError, match='no key .* matches QSDTransformer'):
+    with pytest.raises(ValueError, match='not of QSDTransformer: no key'):
         model.init_weights()
 
 
@@ -684,3 +684,28 @@ def test_attention_scale():
     assert torch.equal(products[0], products[1] * 8)  # powers of two
     with pytest.raises(ValueError, match='attention_scale must be positive'):
         QSDTransformer('tiny', attention_scale=0.)
+
+
+def test_a_backbone_in_one_line():
+    backbone = mmqsdt.create_backbone('tiny', (2, 4), stage4_stride=2)
+    outputs = backbone(torch.rand(1, 3, 64, 64))
+    assert backbone.out_channels == tuple(x.shape[1] for x in outputs)
+    assert backbone.out_strides == tuple(64 // x.shape[2] for x in outputs)
+    neurons = [m for m in backbone.modules() if isinstance(m, mmqsdt.IELIF)]
+    assert neurons and all(m.log_threshold is not None for m in neurons)
+    published = mmqsdt.create_backbone(
+        'tiny', neuron=dict(type='mmqsdt.IELIF'))
+    assert published.out_channels == (16, 48, 96, 128)
+    assert not any(m.log_threshold is not None for m in published.modules()
+                   if isinstance(m, mmqsdt.IELIF))
+
+
+def test_levels_alone_make_a_neuron():
+    """As --cfg-options model.backbone.neuron.levels=8 does."""
+    backbone = QSDTransformer('tiny', neuron=dict(levels=8))
+    neurons = [m for m in backbone.modules() if isinstance(m, mmqsdt.IELIF)]
+    assert {m.levels for m in neurons} == {8}
+    named = QSDTransformer(
+        'tiny', neuron=dict(type='mmqsdt.IELIF', levels=8))
+    assert [m.amplitude for m in neurons] == [
+        m.amplitude for m in named.modules() if isinstance(m, mmqsdt.IELIF)]

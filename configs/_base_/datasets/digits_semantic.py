@@ -1,5 +1,5 @@
 # Digits scenes in ADE20K format; see tools/prepare_data.py. Label 0 is
-# unlabelled, 1 the background, 2..11 the digits.
+# unlabeled, 1 the background, 2..11 the digits.
 dataset_type = 'BaseSegDataset'
 data_root = 'data/digits/seg'
 metainfo = dict(

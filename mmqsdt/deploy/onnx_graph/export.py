@@ -1,7 +1,6 @@
 """A trained model as an ONNX file."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from ...version import __version__
 from ..forms import check_convertible
 from .graph import Graph, Value
 from .layers import Counts
-from .modules import Writer, check_neurons, translate, upsample
+from .modules import Lowering, check_neurons, trace_outputs
 from .networks import (
     PARTS,
     network_outputs,
     output_fact,
+    output_rules,
     region_fact,
     region_heads,
     region_outputs,
@@ -122,7 +122,7 @@ def check_destination(path: Path) -> None:
 
 def build(model: nn.Module, options: Options,
           metadata: dict[str, str] | None = None) -> onnx.ModelProto:
-    """The graph from images to raw outputs; see :func:`export_onnx`."""
+    """Write the graph from images to raw outputs; see :func:`export_onnx`."""
     backbone = getattr(model, 'backbone', model)
     written = backbone if options.part == 'backbone' else model
     if options.form == 'integer':
@@ -134,7 +134,7 @@ def build(model: nn.Module, options: Options,
         batch, size = 1, options.size
 
     def outputs_of(model: nn.Module, images: Value) -> dict[str, Value]:
-        if options.normalise:
+        if options.normalise and isinstance(images, Value):
             images = normalised(model, images)
         return network_outputs(model, images, options.part)
 
@@ -142,6 +142,7 @@ def build(model: nn.Module, options: Options,
     return finish('images', (batch, channels, *size), outputs, counts, options,
                   {**input_facts(model, options),
                    'output': output_fact(model, options.part),
+                   **output_rules(model, options.part),
                    **(metadata or {})})
 
 
@@ -150,7 +151,8 @@ def build_region_head(head: nn.Module, channels: int, size: int,
                       metadata: dict[str, str] | None = None
                       ) -> onnx.ModelProto:
     """The graph of a head that reads regions (R, channels, size, size)."""
-    outputs, counts = run(region_outputs, head, channels, options, 'regions')
+    outputs, counts = run(region_outputs, head, channels, options, 'regions',
+                          size)
     facts = dict(input='what RoIAlign cuts from the maps feat0, ...',
                  output=region_fact(head))
     shape = 'number', channels, size, size
@@ -160,25 +162,20 @@ def build_region_head(head: nn.Module, channels: int, size: int,
 
 def run(outputs_of: Callable[[nn.Module, Value], dict[str, Value]],
         model: nn.Module, channels: int, options: Options,
-        name: str = 'images'
+        name: str = 'images', side: int | None = None
         ) -> tuple[dict[str, Value], dict[str, list[Value]]]:
     """Write what a model does: its outputs, the counts of its neurons."""
-    if 'mmseg' in sys.modules:
-        from mmseg.models.utils import Upsample
-        translate.register(Upsample, lambda module: upsample)
-    graph = None
-    for _ in range(2):  # a draft first: who reads what
-        graph = Graph(graph)
-        writer = Writer(graph, options.form, options.size)
-        with torch.no_grad():
-            outputs = outputs_of(
-                writer.prepared(model), Value(graph, name, channels))
-            outputs = {name: x.real() for name, x in outputs.items()}
-    return outputs, writer.counts
+    program, graph = trace_outputs(model, outputs_of, channels, side), Graph()
+    lowering = Lowering(program, graph, options.form, options.size)
+    with torch.no_grad():
+        outputs = outputs_of(
+            lowering.lowered(model), Value(graph, name, channels))
+        outputs = {name: x.real() for name, x in outputs.items()}
+    return outputs, graph.counts
 
 
 def normalised(model: nn.Module, images: Value) -> Value:
-    """The images as the model's data preprocessor normalises them.
+    """Normalize the images as the model's data preprocessor does.
 
     Raises:
         ValueError: If it has no such preprocessor.
@@ -211,30 +208,38 @@ def preprocessing(model: nn.Module) -> tuple:
 
 
 def input_facts(model: nn.Module, options: Options) -> dict[str, str]:
-    """What has to be done with an image before it is put in."""
+    """Say what an image needs before it is put in."""
     swap, mean, std = preprocessing(model)
     channels = input_channels(model)
     text = f'(B, {channels}, H, W), '
+    order = {1: 'gray', 3: 'BGR' if options.normalise or not swap else 'RGB'
+             }.get(channels, str(channels))
+    facts = dict(channels=order, normalized='not at all')
+    divisor = getattr(getattr(model, 'data_preprocessor', None),
+                      'pad_size_divisor', 1)
+    if divisor and divisor > 1:
+        facts.update(size_divisor=str(divisor), pad='0')
     if mean is None:
-        return dict(input=f'{text}as the model was trained')
+        return dict(facts, input=f'{text}as the model was trained')
     if channels == 3:
-        order = 'BGR' if options.normalise or not swap else 'RGB'
         text += f'channels in the order {order}, '
     elif channels == 1:
         text += 'gray, '
     text += '0..255' if options.normalise else \
         '(x - mean) / std with x in 0..255'
-    facts = dict(input=text, mean=json.dumps(mean), std=json.dumps(std))
-    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
-    if divisor and divisor > 1:
-        facts['size_divisor'] = str(divisor)
+    facts.update(
+        input=text, mean=json.dumps(mean), std=json.dumps(std),
+        normalized='inside' if options.normalise else 'by you')
+    if 'pad' in facts:  # what becomes 0, in the order of the channels
+        facts['pad'] = json.dumps(
+            mean[::-1] if options.normalise and swap else mean)
     return facts
 
 
 def finish(name: str, shape: tuple, outputs: dict[str, Value],
            counts: dict[str, list[Value]], options: Options,
            metadata: dict[str, str]) -> onnx.ModelProto:
-    """Inputs, outputs and metadata around the nodes; then the checker."""
+    """Put inputs, outputs and metadata around the nodes; then check."""
     infos = []
     graph = next(iter(outputs.values())).graph
 

@@ -2,11 +2,10 @@
 
 A :class:`Value` stands for a tensor. It is given to the forward of a model
 in place of one, and what the forward does with it becomes nodes: containers
-(blocks, necks, heads) so run their own code. What is known of modules is in
-``modules``.
+(blocks, necks, heads) so run their own code. What takes the place of layers
+and neurons is in ``modules``.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,46 +22,30 @@ TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 class Graph:
     """Nodes and constants, in the order they were written.
 
-    Args:
-        draft (Graph, optional): Of the same model. A layer is fused with a
-            neuron only if the draft shows that nothing else reads it;
-            without a draft none is.
-
     Attributes:
-        layers (int): Layers seen so far.
-        readers (Counter): How many times each of them was read, by number.
         nodes (list[NodeProto]): Written so far.
+        counts (dict[str, list[Value]]): What each neuron emitted at each of
+            its calls, by its path.
         constants (dict[str, TensorProto]): By name.
         scope (str): Path of the module that is being written; part of the
             names of its nodes.
     """
 
-    def __init__(self, draft: 'Graph | None' = None) -> None:
-        self.draft = draft
-        self.layers = 0
-        self.readers: Counter[int] = Counter()
+    def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
+        self.counts: dict[str, list[Value]] = {}
         self.constants: dict[str, TensorProto] = {}
         self.scope = ''
         self._known: dict[tuple, str] = {}
         self._turned: dict[tuple[str, tuple[int, ...]], str] = {}
 
-    def number_layer(self) -> int:
-        """The next number, the same in a draft and in the final graph."""
-        self.layers += 1
-        return self.layers
-
-    def has_one_reader(self, layer: int) -> bool:
-        """Whether the draft says that a layer is read but once."""
-        return self.draft is not None and self.draft.readers[layer] == 1
-
     def unique(self, name: str) -> str:
-        """The name with the scope before it and a number behind it."""
+        """Make a name: scope, name, number."""
         scope = f'{self.scope}/' if self.scope else ''
         return f'{scope}{name}_{len(self.nodes) + len(self.constants)}'
 
     def constant(self, array, dtype: type | None = None) -> str:
-        """A constant tensor; equal ones are stored once."""
+        """Add a constant tensor; equal ones are stored once."""
         array = np.asarray(array, dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._known:
@@ -86,7 +69,7 @@ class Graph:
         return names[0] if outputs == 1 else names
 
     def turned(self, name: str, order: tuple[int, ...]) -> str:
-        """A tensor with its axes in another order; each is turned once."""
+        """Permute a tensor's axes; each is turned once."""
         key = name, order
         if key not in self._turned:
             turned = self.node('Transpose', name, perm=order)
@@ -103,10 +86,8 @@ class Size:
 
     Attributes:
         value (Value): Whose size.
-        factor (int): By which it is multiplied. Defaults to 1.
     """
     value: 'Value'
-    factor: int = 1
 
 
 class Shape:
@@ -145,8 +126,6 @@ class Value:
             understand others than 1. Defaults to 1.
     """
 
-    neuron = None  # whose counts these are
-
     def __init__(self,
                  graph: Graph,
                  name: str,
@@ -162,21 +141,29 @@ class Value:
         self.unit = unit
 
     def real(self) -> 'Value':
-        """This value, written."""
+        """This value, written, as a real one."""
         return self
 
+    def written(self) -> 'Value':
+        """This value, written; counts stay counts."""
+        return self.real()
+
+    def same(self, name: str, **changes) -> 'Value':
+        """Of the same kind, with the same amplitude."""
+        return self.like(name, **changes)
+
     def first_name(self) -> str:
-        """The tensor with channels first."""
+        """Return the tensor with channels first."""
         return self.graph.turned(self.name, TO_FIRST) if self.last \
             else self.name
 
     def last_name(self) -> str:
-        """The tensor with channels last."""
+        """Return the tensor with channels last."""
         return self.name if self.last or self.rank == 2 \
             else self.graph.turned(self.name, TO_LAST)
 
     def like(self, name: str, **changes) -> 'Value':
-        """A real value of the same shape unless told otherwise."""
+        """Make a real value, of the same shape unless told otherwise."""
         known = dict(channels=self.channels, rank=self.rank, last=self.last)
         return Value(self.graph, name, **{**known, **changes})
 
@@ -188,7 +175,7 @@ class Value:
         return Shape(self)
 
     def size(self, dim: int | None = None):
-        """The shape, or an entry of it."""
+        """Return the shape, or an entry of it."""
         return self.shape if dim is None else self.shape[dim]
 
     def __getattr__(self, name: str):
@@ -197,16 +184,22 @@ class Value:
         raise unsupported(f'Tensor.{name}')
 
     def dim(self) -> int:
-        """Number of axes."""
+        """Return the number of axes."""
         return self.rank
 
+    def __len__(self) -> int:
+        """For those who ask whether there is anything at all."""
+        return 1
+
+    numel = __len__
+
     def apply(self, kind: str, *inputs: str, **attributes) -> 'Value':
-        """An operation that works on each element."""
+        """Add an operation that works on each element."""
         x = self.real()
         return x.like(x.graph.node(kind, x.name, *inputs, **attributes))
 
     def per_channel(self, array: np.ndarray) -> str:
-        """A constant (C, ) that broadcasts over this tensor, float32."""
+        """Add a constant (C, ) that broadcasts over this tensor, float32."""
         shape = -1, *[1] * (self.rank - 2 if not self.last else 0)
         return self.graph.constant(array.reshape(shape), np.float32)
 
@@ -218,11 +211,32 @@ class Value:
             y.last_name() if x.last else y.first_name()
         return x.like(x.graph.node('Add', x.name, name))
 
-    def __mul__(self, factor: Tensor) -> 'Value':
-        """By a constant for each channel."""
+    def __radd__(self, other: float) -> 'Value':
+        """A sum of a list begins with 0."""
+        return self if other == 0 else NotImplemented
+
+    def affine(self, gain: np.ndarray, shift: np.ndarray) -> 'Value':
+        """An affine map of each channel, float64."""
         x = self.real()
-        array = factor.detach().double().numpy().ravel()
-        return x.apply('Mul', x.per_channel(array))
+        if (gain != 1).any():
+            x = x.apply('Mul', x.per_channel(gain))
+        return x.apply('Add', x.per_channel(shift)) if shift.any() else x
+
+    def __mul__(self, factor: 'Tensor | float') -> 'Value':
+        """By a constant for each channel, or for all."""
+        if isinstance(factor, Value):
+            raise unsupported('a product of two maps')
+        gain = torch.as_tensor(factor).detach().double().numpy()
+        if gain.size not in (1, self.channels) or gain.ndim and \
+                gain.shape[-min(gain.ndim, self.rank - 1)] != gain.size:
+            raise unsupported('a factor for other than each channel')
+        gain = np.broadcast_to(gain.ravel(), self.channels)
+        return self.affine(gain, np.zeros_like(gain))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> 'Value':
+        return self * -1.
 
     def flatten(self, start_dim: int = 0) -> 'Value':
         """(B, C, H, W) to (B, C * H * W)."""
@@ -242,7 +256,7 @@ class Value:
         return self.flatten(1).like_channels(self.channels)
 
     def like_channels(self, channels: int) -> 'Value':
-        """The same, with a known number of channels."""
+        """Return the same, with a known number of channels."""
         return self.like(self.name, channels=channels)
 
     def mean(self, dim) -> 'Value':
@@ -267,7 +281,7 @@ class Value:
 
 
 def unsupported(what: str) -> ValueError:
-    """The error for what cannot be written."""
+    """Make the error for what cannot be written."""
     return ValueError(
         f'this model cannot be written as ONNX: {what} has no translation in '
         'mmqsdt.deploy.onnx_graph; --part backbone exports the backbone '
@@ -279,9 +293,10 @@ def resize(x: Value,
            scale_factor: float | None = None,
            mode: str = 'nearest',
            align_corners: bool | None = None,
-           **_) -> Value:
+           recompute_scale_factor: bool | None = None,
+           antialias: bool = False) -> Value:
     """F.interpolate, to the size of another map or by a factor."""
-    x = x.real()
+    x = x.written() if mode == 'nearest' else x.real()
     graph = x.graph
     if mode == 'nearest':
         how = dict(
@@ -293,47 +308,107 @@ def resize(x: Value,
         how = dict(mode='linear', coordinate_transformation_mode=corners)
     else:
         raise unsupported(f'resizing in mode {mode!r}')
+    if antialias:
+        raise unsupported('resizing with antialias')
     if isinstance(size, Size):
-        spatial = graph.node('Shape', size.value.real().first_name(), start=2)
-        if size.factor != 1:
-            spatial = graph.node('Mul', spatial,
-                                 graph.constant(size.factor, np.int64))
+        spatial = graph.node('Shape', size.value.written().first_name(),
+                             start=2)
         leading = graph.node('Shape', x.first_name(), start=0, end=2)
         sizes = graph.node('Concat', leading, spatial, axis=0)
         name = graph.node('Resize', x.first_name(), '', '', sizes, **how)
     elif scale_factor is not None:
-        scales = graph.constant([1, 1, scale_factor, scale_factor],
-                                np.float32)
+        factors = np.broadcast_to(np.asarray(scale_factor), 2)
+        scales = graph.constant([1, 1, *factors], np.float32)
         name = graph.node('Resize', x.first_name(), '', scales, **how)
     else:
         raise unsupported('resizing to a fixed size')
-    return x.like(name, last=False)
+    return x.same(name, last=False)
 
 
 def max_pool(x: Value,
-             kernel_size: int,
-             stride: int | None = None,
-             padding: int = 0,
+             kernel_size: int | tuple[int, int],
+             stride: int | tuple[int, int] | None = None,
+             padding: int | tuple[int, int] = 0,
              dilation: int = 1,
              ceil_mode: bool = False,
              return_indices: bool = False) -> Value:
-    """F.max_pool2d with square windows."""
-    if dilation != 1 or ceil_mode or return_indices:
+    """F.max_pool2d; of counts it gives counts."""
+    if dilation not in (1, (1, 1)) or ceil_mode or return_indices:
         raise unsupported('max pooling with dilation, ceil_mode or indices')
+    x = x.written()
+    kernel, strides, pads = (list(np.broadcast_to(n, 2).tolist()) for n in (
+        kernel_size, stride or kernel_size, padding))
+    name = x.graph.node('MaxPool', x.first_name(), kernel_shape=kernel,
+                        strides=strides, pads=pads * 2)
+    return x.same(name, last=False)
+
+
+def cat(values: Sequence[Value], dim: int = 0) -> Value:
+    """torch.cat of channels; counts of one amplitude stay counts."""
+    if dim not in (1, 1 - values[0].rank) or not all(
+            isinstance(x, Value) for x in values):
+        raise unsupported('putting together other than the channels of maps')
+    first = values[0].written()
+    values = [first, *(x.written() for x in values[1:])]
+    if len({getattr(x, 'amplitude', None) for x in values}) > 1:
+        values = [x.real() for x in values]
+    name = first.graph.node('Concat', *(x.first_name() for x in values),
+                            axis=1)
+    largest = max(values, key=lambda x: getattr(x, 'levels', 0))
+    return largest.same(name, channels=sum(x.channels for x in values),
+                        last=False)
+
+
+def batch_norm(x: Value, mean: Tensor, var: Tensor,
+               weight: Tensor | None = None, bias: Tensor | None = None,
+               training: bool = False, momentum: float = 0.1,
+               eps: float = 1e-5) -> Value:
+    """F.batch_norm in evaluation, of a norm that is part of no layer."""
+    if training or mean is None:
+        raise unsupported('a batch norm without running statistics')
+    gain = (var.double() + eps).rsqrt()
+    gain = gain if weight is None else gain * weight.double()
+    shift = -mean.double() * gain
+    shift = shift if bias is None else shift + bias.double()
+    return x.affine(gain.detach().numpy(), shift.detach().numpy())
+
+
+def dropout(x: Value, p: float = 0.5, training: bool = True,
+            inplace: bool = False) -> Value:
+    """F.dropout, which does nothing in evaluation."""
+    if training:
+        raise unsupported('dropout that drops')
+    return x
+
+
+def average(x: Value, output_size) -> Value:
+    """F.adaptive_avg_pool2d to one pixel."""
+    if output_size not in (1, (1, 1), [1, 1]):
+        raise unsupported('adaptive pooling to more than one pixel '
+                          f'({output_size})')
     x = x.real()
-    name = x.graph.node(
-        'MaxPool',
-        x.first_name(),
-        kernel_shape=[kernel_size] * 2,
-        strides=[stride or kernel_size] * 2,
-        pads=[padding] * 4)
+    name = x.graph.node('GlobalAveragePool', x.first_name())
     return x.like(name, last=False)
 
 
+def pixel_shuffle(x: Value, factor: int) -> Value:
+    """torch.pixel_shuffle."""
+    x = x.real()
+    name = x.graph.node(
+        'DepthToSpace', x.first_name(), blocksize=factor, mode='CRD')
+    return x.like(name, channels=x.channels // factor**2, last=False)
+
+
 FUNCTIONS = {
+    F.adaptive_avg_pool2d: average,
+    F.batch_norm: batch_norm,
+    F.dropout: dropout,
+    F.dropout2d: dropout,
     F.interpolate: resize,
     F.max_pool2d: max_pool,
     torch.max_pool2d: max_pool,  # what F.max_pool2d may call
     F.relu: lambda x, inplace=False: x.apply('Relu'),
+    torch.cat: cat,
     torch.flatten: lambda x, start_dim=0: x.flatten(start_dim),
+    torch.pixel_shuffle: pixel_shuffle,
 }

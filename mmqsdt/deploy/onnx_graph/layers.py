@@ -1,42 +1,55 @@
 """Weight layers and neurons as nodes, in float and in integer arithmetic.
 
-A layer is written when something reads it. By then all that stands behind it
-has been folded into it: norms, layer scales, in the integer form a neuron.
+A layer is written when something reads it: a layer scale, and in the integer
+form a neuron, can so become part of it.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
-from torch import nn
 
 from ...layers import IELIF
-from .graph import Graph, Value
+from ..fold import fold_scale_and_bias, geometry
+from ..program import WeightLayer
+from .graph import Graph, Value, unsupported
 from .requantize import requantize, tie_free_step
 
 
 class Counts(Value):
-    """Spike counts of a neuron, uint8.
+    """Spike counts of neurons, uint8.
 
     Args:
-        neuron (IELIF): Whose.
+        levels (int): D, the largest count.
+        amplitude (float): Of one spike.
         *args, **kwargs: See :class:`Value`.
     """
 
-    def __init__(self, neuron: IELIF, *args, **kwargs) -> None:
+    def __init__(self, levels: int, amplitude: float, *args,
+                 **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.neuron = neuron
+        self.levels, self.amplitude = levels, amplitude
 
     def as_float(self) -> Value:
-        """The counts as float32."""
+        """Return the counts as float32."""
         name = self.graph.node('Cast', self.name, to=TensorProto.FLOAT)
         return self.like(name)
 
     def real(self) -> Value:
-        """What the neuron emits: its amplitude times the counts."""
+        """What the neurons emit: their amplitude times the counts."""
         x = self.as_float()
-        return x if self.neuron.amplitude == 1 else x.apply(
-            'Mul', self.graph.constant(self.neuron.amplitude, np.float32))
+        return x if self.amplitude == 1 else x.apply(
+            'Mul', self.graph.constant(self.amplitude, np.float32))
+
+    def written(self) -> 'Counts':
+        """See :class:`Value`."""
+        return self
+
+    def same(self, name: str, **changes) -> 'Counts':
+        """See :class:`Value`."""
+        known = dict(channels=self.channels, rank=self.rank, last=self.last)
+        return Counts(self.levels, self.amplitude, self.graph, name,
+                      **{**known, **changes})
 
 
 @dataclass
@@ -48,8 +61,11 @@ class Weights:
             integers if ``bits`` is given.
         scale, bias (np.ndarray): (out, ), float64.
         bits (int, optional): None for float weights, with a scale of 1.
-        stride, padding, dilation (tuple[int, int]): Of a conv.
+        stride, padding, dilation, output_padding (tuple[int, int]): Of a
+            conv.
         groups (int): Of a conv.
+        follower (str): Path of the neuron that alone reads the layer, and
+            nothing else; '' if there is none.
     """
     codes: np.ndarray
     scale: np.ndarray
@@ -58,7 +74,23 @@ class Weights:
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
+    output_padding: tuple[int, int] = (0, 0)
     groups: int = 1
+    follower: str = ''
+
+    @classmethod
+    def of(cls, entry: WeightLayer, follower: str) -> 'Weights':
+        """Of a layer and the norms that are part of it."""
+        layer = entry.layer
+        codes = layer.weight if entry.bits is None else layer.integer_weight()
+        # What a spike is, the neuron says.
+        scale, bias = fold_scale_and_bias(replace(entry, spikes=None))
+        where = {} if codes.dim() == 2 else geometry(entry)
+        if codes.dim() not in (2, 4) or isinstance(where.get('padding'), str):
+            raise unsupported(f'{entry.name}, a {type(layer).__name__} with '
+                              f'padding={where.get("padding")!r},')
+        return cls(codes.detach().double().numpy(), scale.numpy(),
+                   bias.numpy(), entry.bits, follower=follower, **where)
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
@@ -76,8 +108,8 @@ class Weights:
         return self.codes * self.scale.reshape(
             -1, *[1] * (self.codes.ndim - 1))
 
-    def geometry(self) -> dict:
-        """Attributes of a Conv node."""
+    def attributes(self) -> dict:
+        """Of a Conv node."""
         height, width = self.padding
         return dict(
             kernel_shape=list(self.kernel_size),
@@ -99,35 +131,31 @@ class Layer(Value):
         rank = 4 if weights.codes.ndim == 4 else 2
         super().__init__(source.graph, '', len(weights.codes), rank)
         self.scope = source.graph.scope
-        self.number = source.graph.number_layer()
         self.source = source
         self.weights = weights
-        self.written: Value | None = None
+        self.output: Value | None = None
 
     def changed(self, **weights) -> 'Layer':
-        """The same layer with other weights."""
+        """Return the same layer with other weights."""
         layer = type(self)(self.source, replace(self.weights, **weights))
         layer.scope = self.scope
         return layer
 
-    def affine(self, gain: np.ndarray, shift: np.ndarray) -> 'Layer':
+    def affine(self, gain: np.ndarray, shift: np.ndarray) -> Value:
         """With an affine map of each channel folded into it."""
+        if self.output is not None:
+            return super().affine(gain, shift)
         w = self.weights
         return self.changed(
             scale=w.scale * gain, bias=w.bias * gain + shift)
 
-    def __mul__(self, factor) -> 'Layer':
-        gain = factor.detach().double().numpy().ravel()
-        return self.affine(gain, np.zeros_like(gain))
-
     def real(self) -> Value:
         """Write the layer, once."""
-        self.graph.readers[self.number] += 1
-        if self.written is None:
+        if self.output is None:
             scope, self.graph.scope = self.graph.scope, self.scope
-            self.written = self.write()
+            self.output = self.write()
             self.graph.scope = scope
-        return self.written
+        return self.output
 
     def write(self) -> Value:
         """As a float layer."""
@@ -141,11 +169,11 @@ class Layer(Value):
                 'Gemm', source.name, weight, bias, transB=1)
             return Value(graph, name, self.channels, 2)
         name = graph.node('Conv', source.first_name(), weight, bias,
-                          **w.geometry())
+                          **w.attributes())
         return Value(graph, name, self.channels)
 
-    def fused(self, neuron: nn.Module) -> Counts | None:
-        """The layer and a neuron behind it in one, if there is such."""
+    def fused(self, neuron: IELIF) -> Counts | None:
+        """The layer and the neuron behind it in one, if there is such."""
         return None
 
 
@@ -187,7 +215,7 @@ class IntegerLayer(Layer):
 
     def quantized_conv(self, x: str, codes: np.ndarray, bias: np.ndarray,
                        factors: np.ndarray) -> str:
-        """What becomes QLinearConv: round(factor * (codes . x + bias)).
+        """Write what becomes QLinearConv: round(factor * (codes . x + bias)).
 
         Args:
             x (str): Counts, uint8.
@@ -208,28 +236,29 @@ class IntegerLayer(Layer):
                   graph.node(
                       'DequantizeLinear', graph.constant(bias, np.int32),
                       factors, zeros32, axis=0))
-        y = graph.node('Conv', *inputs, **self.weights.geometry())
+        y = graph.node('Conv', *inputs, **self.weights.attributes())
         return graph.node('QuantizeLinear', y, one, zero)
 
-    def fused(self, neuron: nn.Module) -> Counts | None:
+    def fused(self, neuron: IELIF) -> Counts | None:
         """See :class:`Layer`: QLinearConv, then a Clip of integers."""
         w = self.weights
-        if not self.integer or self.rank == 2 or \
-                not self.graph.has_one_reader(self.number):
+        if not self.integer or self.rank == 2 or self.output is not None:
             return None
-        found = requantize(w.codes, w.scale, w.bias,
-                           self.source.neuron.levels, neuron)
+        found = requantize(w.codes, w.scale, w.bias, self.source.levels,
+                           neuron)
         if found is None:
             return None
         scope, self.graph.scope = self.graph.scope, self.scope
         name = self.quantized_conv(self.source.first_name(), *found)
         name = clipped(self.graph, name, neuron.levels)
         self.graph.scope = scope
-        return Counts(neuron, self.graph, name, self.channels)
+        return Counts(neuron.levels, neuron.amplitude, self.graph, name,
+                      self.channels)
 
     def write_linear(self) -> Value:
-        """A linear layer, with an axis more: without, it would become a Gemm
-        of floats.
+        """Write a linear layer as a product with one axis more.
+
+        Without that axis it would become a Gemm of floats.
         """
         graph, w = self.graph, self.weights
         axis = graph.constant([1], np.int64)
@@ -240,7 +269,7 @@ class IntegerLayer(Layer):
 
     def write_product(self, x: str, codes: np.ndarray,
                       scale: np.ndarray) -> str:
-        """What becomes MatMulIntegerToFloat: scale * (codes . x).
+        """Write what becomes MatMulIntegerToFloat: scale * (codes . x).
 
         Args:
             x (str): Counts, uint8, channels last.
@@ -257,7 +286,7 @@ class IntegerLayer(Layer):
         return graph.node('MatMul', x, weight)
 
     def write_rows(self) -> str:
-        """A conv as one product for each row of its kernel, channels last.
+        """Write a conv as a product for each kernel row, channels last.
 
         ONNX Runtime has no integer conv with a float output. So the columns
         under a row of the kernel lie side by side as channels, the product
@@ -284,7 +313,7 @@ class IntegerLayer(Layer):
         return graph.node('Mul', total, graph.constant(w.scale, np.float32))
 
     def shifted(self, x: str, axis: int, tap: int, taps: int) -> str:
-        """The pixels that one tap of a kernel reads, along height or width.
+        """Return the pixels that a kernel's tap reads, along height or width.
 
         Args:
             x (str): Padded, channels last.
@@ -302,32 +331,34 @@ class IntegerLayer(Layer):
 
 
 def clipped(graph: Graph, name: str, levels: int) -> str:
-    """Counts saturated at D, as integers: float clips would not be fused."""
+    """Saturate counts at D, as integers: float clips would not be fused."""
     return graph.node('Clip', name, graph.constant(0, np.uint8),
                       graph.constant(levels, np.uint8))
 
 
-def write_neuron(neuron: IELIF, x: Value) -> Counts:
+def write_neuron(neuron: IELIF, x: Value, path: str) -> Counts:
     """An IE-LIF neuron of one time step that emits counts as uint8.
 
     QuantizeLinear rounds half to even; :func:`tie_free_step` makes it round
     half up where the neuron does.
     """
-    fused = x.fused(neuron) if isinstance(x, Layer) else None
-    if fused is not None:
-        return fused
+    if isinstance(x, Layer) and x.weights.follower == path:
+        fused = x.fused(neuron)
+        if fused is not None:
+            return fused
     x = x.real()
     step = tie_free_step(neuron.threshold / x.unit, neuron.levels,
                          neuron.rounding)
     name = x.graph.node('QuantizeLinear', x.name,
                         x.graph.constant(step, np.float32),
                         x.graph.constant(0, np.uint8))
-    return Counts(neuron, x.graph, clipped(x.graph, name, neuron.levels),
-                  x.channels, x.rank, x.last)
+    return Counts(neuron.levels, neuron.amplitude, x.graph,
+                  clipped(x.graph, name, neuron.levels), x.channels, x.rank,
+                  x.last)
 
 
 def write_float_neuron(neuron: IELIF, x: Value) -> tuple[Value, Value]:
-    """The same in float arithmetic: what it emits, and its counts."""
+    """Write the same in float arithmetic: what it emits, and its counts."""
     x = x.real()
     graph = x.graph
 

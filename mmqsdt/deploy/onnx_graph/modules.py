@@ -1,30 +1,32 @@
-"""What is known of modules: those whose forward is replaced.
+"""What takes the place of layers, neurons and units: they write themselves.
 
-Told by the class. All others, such as blocks, necks and heads, run their own
-forward on :class:`Value`, which ends here. A new kind of layer becomes known
-with one more ``@translate.register``.
+They come from the program of the model: which norms are part of which layer,
+which neuron reads it alone. All else runs its own forward on :class:`Value`.
 """
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial, singledispatch
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
-from mmcv.cnn.bricks import DropPath
+import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ...layers import (
     IELIF,
-    BatchNormPad,
     LSQWeight,
     RepConv,
     SpikeAttention,
     SpikingNeuron,
 )
-from ..fold import norm_gain_and_shift
+from ..flow import Tracer
+from ..forms import replace_modules
+from ..inputs import SIDES, cannot, noise
+from ..program import Program
 from ..spikes import EXACT_FLOAT32
-from .graph import Graph, Size, Value, max_pool, resize, unsupported
+from .graph import Graph, Value, unsupported
 from .layers import (
     Counts,
     IntegerLayer,
@@ -39,335 +41,327 @@ from .layers import (
 MAX_LEVELS = 127
 
 
-class Writer:
-    """Writes modules into a graph, in one form.
+def trace_outputs(model: nn.Module, outputs_of: Callable, channels: int,
+                  side: int | None = None) -> Program:
+    """See what a model computes on its way to the outputs of a graph.
 
     Args:
-        graph (Graph): Where to.
+        model (nn.Module): In float form.
+        outputs_of (Callable): From a model and images to outputs.
+        channels (int): Of the images.
+        side (int, optional): Of the images; tried out by default.
+
+    Raises:
+        ValueError: If it does not run.
+    """
+    errors = []
+    for each in SIDES if side is None else [side]:
+        copied = deepcopy(model).eval()
+        tracer = Tracer(copied, dict(zip(copied.modules(), model.modules())))
+        x = noise(model, 1, channels, each, each)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                tracer.call(outputs_of, copied, x)
+            return Program(model, tracer)
+        except (RuntimeError, AssertionError) as error:  # of another size
+            errors.append(error)
+    raise ValueError(cannot(model, errors[0]))
+
+
+class Lowering:
+    """Puts modules that write themselves in the place of a model's own.
+
+    Args:
+        program (Program): Of the model.
+        graph (Graph): Where they write to.
         form (str): 'integer' or 'float'.
         size (tuple[int, int]): Of the largest image, height and width.
-
-    Attributes:
-        counts (dict[str, list[Value]]): What each neuron emitted at each of
-            its calls, by its path.
     """
 
-    def __init__(self, graph: Graph, form: str,
+    def __init__(self, program: Program, graph: Graph, form: str,
                  size: tuple[int, int]) -> None:
-        self.graph = graph
-        self.integer = form == 'integer'
-        self.size = size
-        self.counts: dict[str, list[Value]] = {}
+        self.program, self.graph = program, graph
+        self.integer, self.size = form == 'integer', size
+        self.entries = {
+            entry.layer: entry for entry in program.layers.values()
+            if entry.inputs and not entry.obstacle
+        }
 
-    def prepared(self, model: nn.Module) -> nn.Module:
-        """A copy that writes nodes when it is given a :class:`Value`."""
-        model = deepcopy(model).eval()
-        for path, module in model.named_modules():
-            write = translate(module)
-            if write is not None:
-                module.forward = partial(self.write, write, path, module)
-        return model
+    @cached_property
+    def folded(self) -> set[nn.Module]:
+        """Norms that are part of a layer."""
+        return {n for entry in self.entries.values() for n in entry.norms}
 
-    def write(self, write: Callable, path: str, module: nn.Module,
-              x: Value) -> Value:
-        """One module, its path in the names of its nodes."""
-        outer, self.graph.scope = self.graph.scope, path
-        y = write(module, self, x)
+    def weights(self, layer: nn.Module) -> Weights:
+        """What a layer of the model computes."""
+        entry = self.entries[layer]
+        return Weights.of(entry, self.program.paths.get(entry.follower, ''))
+
+    def layer(self, source: Value, weights: Weights) -> Layer:
+        """A layer that will be written when something reads it."""
+        if isinstance(source, Counts):
+            weights = replace(
+                weights, scale=weights.scale * source.amplitude)
+        else:
+            source = source.real()
+        return (IntegerLayer if self.integer else Layer)(source, weights)
+
+    def lowered(self, model: nn.Module) -> nn.Module:
+        """A copy of the model that writes itself when it is given a Value."""
+        copied = deepcopy(model).eval()
+        new: dict[nn.Module, nn.Module] = {}
+        for module, copy in zip(model.modules(), copied.modules()):
+            kind = next((kind for known, kind in WRITERS
+                         if isinstance(module, known)), None)
+            if module in self.folded:
+                new[copy] = nn.Identity()
+            elif type(copy).__module__ == 'mmseg.models.utils.wrappers':
+                new[copy] = whole_factor(copy)
+            elif kind is not None and kind.fits(self, module):
+                new[copy] = kind(self, module, copy)
+        return replace_modules(copied, new)
+
+
+class Written(nn.Module):
+    """Writes nodes, with the path of a module in their names.
+
+    Args:
+        lowering (Lowering): Of the model.
+        module (nn.Module): Whose place it takes, of the model.
+        copy (nn.Module): The same of the copy; its children are replaced.
+
+    Shape: a :class:`Value` in and out.
+    """
+
+    def __init__(self, lowering: Lowering, module: nn.Module,
+                 copy: nn.Module) -> None:
+        super().__init__()
+        self.lowering, self.graph = lowering, lowering.graph
+        self.path = lowering.program.paths[module]
+        # Not its child: what is replaced is what is looked at.
+        self.__dict__['of'] = module
+
+    @classmethod
+    def fits(cls, lowering: Lowering, module: nn.Module) -> bool:
+        """Whether it can take the place of a module."""
+        return module not in lowering.program.obstacles
+
+    def forward(self, x: Value) -> Value:
+        """See the class."""
+        outer, self.graph.scope = self.graph.scope, self.path
+        y = self.write(x)
         self.graph.scope = outer
         return y
 
-    def layer(self, source: Value, weights: Weights) -> Layer:
-        """A layer of this form."""
-        return (IntegerLayer if self.integer else Layer)(source, weights)
+    def write(self, x: Value) -> Value:
+        """What it writes."""
+        raise NotImplementedError
 
 
-@singledispatch
-def translate(module: nn.Module) -> Callable | None:
-    """A function (module, writer, x) for modules of a class, if known."""
-    containers = nn.Sequential, nn.ModuleList, nn.ModuleDict
-    if type(module).__module__.startswith('torch.nn') \
-            and not isinstance(module, containers):
-        return _unknown
-    return None
+class WrittenLayer(Written):
+    """A conv or linear layer, and the norms that are part of it."""
+
+    @classmethod
+    def fits(cls, lowering: Lowering, module: nn.Module) -> bool:
+        """See :class:`Written`."""
+        return module in lowering.entries
+
+    def write(self, x: Value) -> Layer:
+        """See :class:`Written`."""
+        return self.lowering.layer(x, self.lowering.weights(self.of))
 
 
-def _unknown(module: nn.Module, writer: Writer, x: Value):
-    raise unsupported(f'a {type(module).__name__} of PyTorch')
+class WrittenDeconv(WrittenLayer):
+    """A transposed conv, in float arithmetic."""
 
-
-@translate.register(nn.Identity)
-@translate.register(nn.Dropout)
-@translate.register(nn.Dropout2d)
-@translate.register(DropPath)
-def _identity(_) -> Callable:
-    return lambda module, writer, x: x
-
-
-@translate.register(nn.ReLU)
-def _relu(_) -> Callable:
-    return lambda module, writer, x: x.apply('Relu')
-
-
-@translate.register(nn.PixelShuffle)
-def _pixel_shuffle(_) -> Callable:
-
-    def write(module: nn.PixelShuffle, writer: Writer, x: Value) -> Value:
-        x, factor = x.real(), module.upscale_factor
-        name = writer.graph.node(
-            'DepthToSpace', x.first_name(), blocksize=factor, mode='CRD')
-        return x.like(name, channels=x.channels // factor**2, last=False)
-
-    return write
-
-
-@translate.register(nn.MaxPool2d)
-def _max_pool(_) -> Callable:
-    return lambda module, writer, x: max_pool(
-        x, module.kernel_size, module.stride, module.padding,
-        module.dilation, module.ceil_mode, module.return_indices)
-
-
-@translate.register(nn.AdaptiveAvgPool2d)
-def _pool(_) -> Callable:
-
-    def write(module: nn.AdaptiveAvgPool2d, writer: Writer,
-              x: Value) -> Value:
-        if module.output_size not in (1, (1, 1)):
-            raise unsupported('adaptive pooling to more than one pixel '
-                              f'({module.output_size})')
-        x = x.real()
-        name = writer.graph.node('GlobalAveragePool', x.first_name())
-        return x.like(name, last=False)
-
-    return write
-
-
-def upsample(module: nn.Module, writer: Writer, x: Value) -> Value:
-    """Upsampling by a whole factor, as MMSegmentation's wrapper does it."""
-    factor = module.scale_factor
-    if module.size or factor is None or factor != int(factor):
-        raise unsupported('upsampling by other than whole factors')
-    size = Size(x, int(factor))
-    return resize(x, size, None, module.mode, module.align_corners)
-
-
-@translate.register(nn.Upsample)
-def _upsample(_) -> Callable:
-    return upsample
-
-
-@translate.register(nn.Conv2d)
-@translate.register(nn.Linear)
-def _layer(_) -> Callable:
-    return write_layer
-
-
-def layer_weights(layer: nn.Conv2d | nn.Linear,
-                  neuron: IELIF | None) -> Weights:
-    """What a layer computes of the counts of a neuron, or of real values."""
-    bits = layer.bits if isinstance(layer, LSQWeight) else None
-    codes = layer.weight if bits is None else layer.integer_weight()
-    codes = codes.detach().double().numpy()
-    scale, bias = np.ones(len(codes)), np.zeros(len(codes))
-    if bits is not None:
-        scale = layer.positive_step_size().detach().double().numpy()
-    if layer.bias is not None:
-        bias = bias + layer.bias.detach().double().numpy()
-    if neuron is not None:
-        scale = scale * neuron.amplitude
-    geometry = {}
-    if isinstance(layer, nn.Conv2d):
-        if layer.padding_mode != 'zeros' or isinstance(layer.padding, str):
-            raise unsupported('padding other than a number of zeros')
-        geometry = {name: getattr(layer, name) for name in (
-            'stride', 'padding', 'dilation', 'groups')}
-    return Weights(codes, scale, bias, bits, **geometry)
-
-
-def write_layer(layer: nn.Conv2d | nn.Linear, writer: Writer,
-                x: Value) -> Layer:
-    """A layer that will be written when something reads it."""
-    if not isinstance(x, Counts):
-        x = x.real()
-    return writer.layer(x, layer_weights(layer, x.neuron))
-
-
-@translate.register(nn.ConvTranspose2d)
-def _deconv(_) -> Callable:
-
-    def write(module: nn.ConvTranspose2d, writer: Writer,
-              x: Value) -> Value:
-        graph, x = writer.graph, x.real()
-        inputs = [module.weight.detach().numpy()]
-        if module.bias is not None:
-            inputs.append(module.bias.detach().numpy())
-        (top, left), (bottom, right) = module.padding, module.output_padding
-        name = graph.node(
+    def write(self, x: Value) -> Value:
+        """See :class:`Written`."""
+        w, x = self.lowering.weights(self.of), x.real()
+        (top, left), (bottom, right) = w.padding, w.output_padding
+        plain = (w.scale == 1).all()  # then the bias is the node's
+        name = self.graph.node(
             'ConvTranspose', x.first_name(),
-            *(graph.constant(array, np.float32) for array in inputs),
-            strides=list(module.stride), group=module.groups,
-            dilations=list(module.dilation), pads=[top, left, top, left],
+            *(self.graph.constant(array, np.float32)
+              for array in ([w.codes, w.bias] if plain else [w.codes])),
+            strides=list(w.stride), group=w.groups,
+            dilations=list(w.dilation), pads=[top, left, top, left],
             output_padding=[bottom, right])
-        return x.like(name, channels=module.out_channels, last=False)
-
-    return write
-
-
-@translate.register(_BatchNorm)
-def _norm(_) -> Callable:
-
-    def write(norm: _BatchNorm, writer: Writer, x: Value) -> Value:
-        gain, shift = (p.numpy() for p in norm_gain_and_shift(norm))
-        if isinstance(x, Layer) and x.written is None:
-            return x.affine(gain, shift)
-        x = x.real()
-        x = x.apply('Mul', x.per_channel(gain))
-        return x.apply('Add', x.per_channel(shift))
-
-    return write
+        y = x.like(name, channels=len(w.scale), last=False)
+        return y if plain else y.affine(w.scale, w.bias)
 
 
-@translate.register(BatchNormPad)
-def _norm_pad(_) -> Callable:
+class WrittenNeuron(Written):
+    """A neuron; what it emits is kept in the graph."""
 
-    def write(norm: BatchNormPad, writer: Writer, x: Layer) -> Layer:
-        gain, shift = (p.numpy() for p in norm_gain_and_shift(norm.bn))
-        # Its border is what the norm makes of zero: no spikes there.
-        return x.affine(gain, shift).changed(padding=(norm.padding, ) * 2)
-
-    return write
-
-
-@translate.register(SpikingNeuron)
-def _neuron(_) -> Callable:
-
-    def write(neuron: SpikingNeuron, writer: Writer, x: Value) -> Value:
-        path = writer.graph.scope
-        if writer.integer:
-            y = counts = write_neuron(neuron, x)
+    def write(self, x: Value) -> Value:
+        """See :class:`Written`."""
+        if self.lowering.integer:
+            y = counts = write_neuron(self.of, x, self.path)
         else:
-            y, counts = write_float_neuron(neuron, x)
-        writer.counts.setdefault(path, []).append(counts)
+            y, counts = write_float_neuron(self.of, x)
+        self.graph.counts.setdefault(self.path, []).append(counts)
         return y
 
-    return write
+
+class WrittenRepConv(Written):
+    """RepConv without neurons inside; see :func:`without_border`."""
+
+    def __init__(self, lowering: Lowering, module: RepConv,
+                 copy: nn.Module) -> None:
+        super().__init__(lowering, module, copy)
+        self.parts = without_border(*(
+            lowering.weights(layer) for layer in layers_of(module)))
+
+    @classmethod
+    def fits(cls, lowering: Lowering, module: nn.Module) -> bool:
+        """See :class:`Written`."""
+        return module.inner_neuron1 is None and {
+            module.norm_pad, module.norm} <= lowering.folded and all(
+                layer in lowering.entries for layer in layers_of(module))
+
+    def write(self, x: Value) -> Layer:
+        """See :class:`Written`."""
+        for weights in self.parts:
+            x = self.lowering.layer(x, weights)
+        return x
 
 
-@translate.register(RepConv)
-def _rep_conv(unit: RepConv) -> Callable | None:
-    """Without neurons inside, its border becomes zeros and a bias.
-
-    See :class:`mmqsdt.deploy.fast.FastRepConv` for the algebra.
-    """
-    if unit.inner_neuron1 is not None:
-        return None  # its own forward
-
-    def write(unit: RepConv, writer: Writer, x: Value) -> Layer:
-        first = unit.norm_pad(unit.pointwise1(x))
-        middle = layer_weights(unit.depthwise, None)
-        last = layer_weights(unit.pointwise2, None)
-        shift = middle.float_weight().sum((1, 2, 3)) * first.weights.bias
-        shift = last.float_weight()[:, :, 0, 0] @ shift
-        padding = first.weights.padding
-        first = first.changed(
-            bias=np.zeros_like(first.weights.bias), padding=(0, 0))
-        middle.padding = padding
-        last.bias = last.bias + shift
-        return unit.norm(writer.layer(writer.layer(first, middle), last))
-
-    return write
-
-
-@translate.register(SpikeAttention)
-def _attention(unit: SpikeAttention) -> Callable:
-    return write_attention
-
-
-def joined(layers: list[Layer]) -> Weights:
-    """Several layers side by side."""
-    parts = [layer.weights for layer in layers]
-    bits = {p.bits for p in parts}
-    values = {
-        name: np.concatenate([getattr(p, name) for p in parts])
-        for name in ('codes', 'scale', 'bias')
-    }
-    first = parts[0]
-    return Weights(
-        bits=bits.pop(), stride=first.stride, padding=first.padding,
-        dilation=first.dilation,
-        groups=sum(p.groups for p in parts) if first.groups > 1 else 1,
-        **values)
-
-
-def write_attention(unit: SpikeAttention, writer: Writer,
-                    x: Value) -> Layer:
+class WrittenAttention(Written):
     """Q-SDSA, k^T v first; q, k and v are computed side by side."""
-    graph, channels, heads = writer.graph, x.channels, unit.num_heads
-    x = unit.neuron(x)
-    lasts = [
-        getattr(unit, f'{n}_norm')(getattr(unit, f'{n}_conv')(x))
-        for n in 'qkv'
-    ]
-    if unit.q_conv.inner_neuron1 is None:
-        middles = [layer.source for layer in lasts]
-        y = writer.layer(x, joined([m.source for m in middles]))
-        y = writer.layer(y.real(), joined(middles)).real()  # (B, 3C, H, W)
-        y = graph.node('Reshape', y.first_name(), graph.constant(
+
+    def __init__(self, lowering: Lowering, module: SpikeAttention,
+                 copy: nn.Module) -> None:
+        super().__init__(lowering, module, copy)
+        self.heads, self.scale = module.num_heads, module.scale
+        self.channels = module.q_norm.num_features
+        self.neuron, self.attn_neuron = copy.neuron, copy.attn_neuron
+        self.proj_conv = copy.proj_conv
+        for name in ('q', 'k', 'v'):
+            self.add_module(f'{name}_conv', getattr(copy, f'{name}_conv'))
+            self.add_module(f'{name}_neuron', getattr(copy, f'{name}_neuron'))
+
+    @classmethod
+    def fits(cls, lowering: Lowering, module: nn.Module) -> bool:
+        """See :class:`Written`."""
+        return super().fits(lowering, module) and {
+            module.q_norm, module.k_norm, module.v_norm, module.proj_norm
+        } <= lowering.folded
+
+    def write(self, x: Value) -> Layer:
+        """See :class:`Written`."""
+        graph = self.graph
+        y = self.neuron(x)
+        size = graph.node('Shape', y.first_name(), start=2)
+        convs = [getattr(self, f'{n}_conv') for n in 'qkv']
+        joined = all(isinstance(conv, WrittenRepConv) for conv in convs)
+        parts = self.side_by_side(y, [conv.parts for conv in convs]) \
+            if joined else [conv(y) for conv in convs]
+        q, k, v = (
+            heads_of(getattr(self, f'{n}_neuron')(part), self.heads)
+            for n, part in zip('qkv', parts))
+        kv = graph.node('MatMul', v.name,
+                        graph.node('Transpose', k.name, perm=[0, 1, 3, 2]))
+        y = self.exact_product(kv, q.name)
+        size = graph.node(
+            'Concat', graph.constant([0, self.channels], np.int64), size,
+            axis=0)
+        y = Value(graph, graph.node('Reshape', y, size), self.channels,
+                  unit=self.scale * q.unit * k.unit * v.unit)
+        if not self.lowering.integer:
+            y.unit = 1.
+            y = y.apply('Mul', graph.constant(self.scale, np.float32))
+        return self.proj_conv(self.attn_neuron(y))
+
+    def side_by_side(self, x: Value,
+                     convs: list[tuple[Weights, ...]]) -> list[Value]:
+        """q, k and v of three RepConvs as three convs and one product."""
+        graph, channels = self.graph, self.channels
+        firsts, middles, lasts = zip(*convs)
+        for parts in (firsts, middles):
+            x = self.lowering.layer(x, joined(parts)).real()
+        y = graph.node('Reshape', x.first_name(), graph.constant(
             [0, 3, channels, -1], np.int64))
-        weights = np.stack(
-            [w.weights.float_weight()[:, :, 0, 0] for w in lasts])
+        weights = np.stack([w.float_weight()[:, :, 0, 0] for w in lasts])
         y = graph.node('MatMul', graph.constant(weights, np.float32), y)
-        bias = np.stack([w.weights.bias for w in lasts])[..., None]
+        bias = np.stack([w.bias for w in lasts])[..., None]
         y = graph.node('Add', y, graph.constant(bias, np.float32))
         y = graph.node('Reshape', y, graph.constant(
             [0, 3 * channels, 1, -1], np.int64))
         parts = graph.node(
             'Split', y, graph.constant([channels] * 3, np.int64), outputs=3,
             axis=1)
-        lasts = [Value(graph, part, channels) for part in parts]
-    q, k, v = (
-        heads_of(getattr(unit, f'{n}_neuron')(part), heads)
-        for n, part in zip('qkv', lasts))
-    kv = graph.node('MatMul', v.name,
-                    graph.node('Transpose', k.name, perm=[0, 1, 3, 2]))
-    y = exact_product(writer, unit, kv, q.name)
-    size = graph.node('Shape', x.first_name(), start=2)
-    size = graph.node('Concat', graph.constant([0, channels], np.int64),
-                      size, axis=0)
-    y = Value(graph, graph.node('Reshape', y, size), channels,
-              unit=unit.scale * q.unit * k.unit * v.unit)
-    if not writer.integer:
-        y.unit = 1.
-        y = y.apply('Mul', graph.constant(unit.scale, np.float32))
-    return unit.proj_norm(unit.proj_conv(unit.attn_neuron(y)))
+        return [Value(graph, part, channels) for part in parts]
+
+    def exact_product(self, kv: str, q: str) -> str:
+        """kv q, in float64 if a sum could reach what float32 cannot hold."""
+        graph, size = self.graph, self.lowering.size
+        if not self.lowering.integer:
+            return graph.node('MatMul', kv, q)
+        bound = (size[0] // 16 + 1) * (size[1] // 16 + 1) * self.channels
+        for name in 'qkv':
+            bound *= getattr(self.of, f'{name}_neuron').levels
+        if bound // self.heads < EXACT_FLOAT32:
+            return graph.node('MatMul', kv, q)
+        y = graph.node('MatMul', graph.node('Cast', kv, to=11),
+                       graph.node('Cast', q, to=11))
+        return graph.node('Cast', y, to=1)
+
+
+# The first kind that fits; of others the own forward runs.
+WRITERS: list[tuple[type, type[Written]]] = [
+    (_ConvTransposeNd, WrittenDeconv),
+    (_ConvNd, WrittenLayer),
+    (nn.Linear, WrittenLayer),
+    (SpikingNeuron, WrittenNeuron),
+    (RepConv, WrittenRepConv),
+    (SpikeAttention, WrittenAttention),
+]
+
+
+def layers_of(unit: RepConv) -> tuple[LSQWeight, LSQWeight, LSQWeight]:
+    """The three convs of a RepConv."""
+    return unit.pointwise1, unit.depthwise, unit.pointwise2
+
+
+def without_border(first: Weights, middle: Weights,
+                   last: Weights) -> tuple[Weights, Weights, Weights]:
+    """The convs of a RepConv, with zeros as the border of the second.
+
+    See :class:`mmqsdt.deploy.fast.FastRepConv` for the algebra.
+    """
+    shift = middle.float_weight().sum((1, 2, 3)) * first.bias + middle.bias
+    shift = last.float_weight()[:, :, 0, 0] @ shift
+    return (replace(first, bias=np.zeros_like(first.bias), padding=(0, 0)),
+            replace(middle, bias=np.zeros_like(middle.bias),
+                    padding=first.padding),
+            replace(last, bias=last.bias + shift))
+
+
+def joined(parts: tuple[Weights, ...]) -> Weights:
+    """Several layers side by side: of one map, or each of its own."""
+    values = {
+        name: np.concatenate([getattr(p, name) for p in parts])
+        for name in ('codes', 'scale', 'bias')
+    }
+    groups = sum(p.groups for p in parts) if parts[0].groups > 1 else 1
+    return replace(parts[0], groups=groups, follower='', **values)
 
 
 def heads_of(x: Value, heads: int) -> Value:
     """Spikes as (B, heads, d, N), float32; counts stay counts."""
-    unit = x.neuron.amplitude if isinstance(x, Counts) else 1.
     shape = x.graph.constant([0, heads, x.channels // heads, -1], np.int64)
     name = x.graph.node('Reshape', x.first_name(), shape)
     if isinstance(x, Counts):
-        name = x.like(name).graph.node('Cast', name, to=1)
-    return x.like(name, unit=unit, last=False)
+        name = x.graph.node('Cast', name, to=1)
+    return x.like(name, unit=getattr(x, 'amplitude', 1.), last=False)
 
 
-def exact_product(writer: Writer, unit: SpikeAttention, kv: str,
-                  q: str) -> str:
-    """kv q, in float64 if a sum could reach what float32 cannot hold."""
-    graph = writer.graph
-    if not writer.integer:
-        return graph.node('MatMul', kv, q)
-    bound = 1
-    for name in 'qkv':
-        bound *= getattr(unit, f'{name}_neuron').levels
-    channels = unit.q_norm.num_features
-    tokens = (writer.size[0] // 16 + 1) * (writer.size[1] // 16 + 1)
-    if bound * tokens * channels // unit.num_heads < EXACT_FLOAT32:
-        return graph.node('MatMul', kv, q)
-    y = graph.node('MatMul', graph.node('Cast', kv, to=11),
-                   graph.node('Cast', q, to=11))
-    return graph.node('Cast', y, to=1)
+def whole_factor(module: nn.Module) -> nn.Upsample:
+    """MMSegmentation's wrapper of upsampling, if by a whole factor."""
+    factor = module.scale_factor
+    if module.size or factor is None or factor != int(factor):
+        raise unsupported('upsampling by other than whole factors')
+    return nn.Upsample(None, int(factor), module.mode, module.align_corners)
 
 
 def check_neurons(model: nn.Module) -> None:

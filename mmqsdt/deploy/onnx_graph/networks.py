@@ -1,5 +1,7 @@
 """Which tensors of a whole network an ONNX file puts out."""
 
+import json
+
 from torch import nn
 
 from .graph import unsupported
@@ -49,7 +51,7 @@ def network_outputs(model: nn.Module, images, part: str = 'whole') -> dict:
 
 
 def output_fact(model: nn.Module, part: str = 'whole') -> str:
-    """What remains to be done with the outputs, as the model's heads say."""
+    """Say what the outputs still need, according to the model's heads."""
     if part == 'backbone' or not hasattr(model, 'backbone'):
         return 'maps of the backbone, the finest first'
     if hasattr(model, 'decode_head'):
@@ -74,8 +76,63 @@ def output_fact(model: nn.Module, part: str = 'whole') -> str:
     return 'features'
 
 
+def output_rules(model: nn.Module, part: str = 'whole') -> dict[str, str]:
+    """The same for a program: task, activation, what it takes to decode.
+
+    Empty for a part, and for what a program alone cannot finish.
+    """
+    if part == 'backbone' or not hasattr(model, 'backbone') or \
+            hasattr(model, 'roi_head'):
+        return {}
+    if hasattr(model, 'decode_head'):
+        head = model.decode_head
+        while isinstance(head, nn.ModuleList):  # of a cascade
+            head = head[-1]
+        rules = dict(task='segment', activation='argmax',
+                     align_corners=str(getattr(head, 'align_corners', False)))
+        if getattr(head, 'out_channels', 2) == 1:
+            rules.update(activation='sigmoid', threshold=str(head.threshold))
+        return rules
+    if hasattr(model, 'bbox_head'):
+        head = model.bbox_head
+        sigmoid = getattr(head, 'use_sigmoid_cls', True)
+        return dict(task='detect',
+                    activation='sigmoid' if sigmoid else 'softmax',
+                    **anchor_rules(head))
+    if getattr(model, 'head', None) is not None:
+        several = 'MultiLabel' in type(model.head).__name__
+        return dict(task='classify',
+                    activation='sigmoid' if several else 'softmax')
+    return {}
+
+
+def anchor_rules(head: nn.Module) -> dict[str, str]:
+    """Anchors, coder and NMS of a dense head; empty if they are others."""
+    anchors = getattr(head, 'prior_generator', None)
+    coder = getattr(head, 'bbox_coder', None)
+    config = getattr(head, 'test_cfg', None) or {}
+    nms = config.get('nms') or {}
+    if type(anchors).__name__ != 'AnchorGenerator' or \
+            type(coder).__name__ != 'DeltaXYWHBBoxCoder' or \
+            coder.add_ctr_clamp or nms.get('type', 'nms') != 'nms':
+        return {}
+
+    def number(name: str) -> int | None:
+        return max(config.get(name, -1), 0) or None
+
+    return dict(decode=json.dumps(dict(
+        strides=[list(s) for s in anchors.strides],
+        base_anchors=[b.tolist() for b in anchors.base_anchors],
+        means=list(coder.means), stds=list(coder.stds),
+        wh_ratio_clip=16 / 1000,
+        score_thr=config.get('score_thr', 0),
+        nms_pre=number('nms_pre'),
+        iou_threshold=nms.get('iou_threshold', 1),
+        max_per_img=number('max_per_img'))))
+
+
 def region_fact(head: nn.Module) -> str:
-    """What remains to be done with the outputs of a head on regions."""
+    """Say what the outputs of a head on regions still need."""
     loss = getattr(head, 'loss_cls', None)
     if loss is None:
         return 'sigmoid of the masks, pasting'

@@ -35,7 +35,7 @@ def count(sums: np.ndarray, scale: np.ndarray, bias: np.ndarray,
 
 def first_sums(scale: np.ndarray, bias: np.ndarray, low: np.ndarray,
                high: np.ndarray, neuron: IELIF) -> np.ndarray:
-    """The smallest sum of each count, (D, channels).
+    """Return the smallest sum of each count, (D, channels).
 
     Args:
         scale, bias (np.ndarray): (channels, ), scale >= 0.
@@ -172,7 +172,7 @@ def sum_range(codes: np.ndarray,
 
 
 def tie_free_step(threshold: float, levels: int, rounding: str) -> float:
-    """The step for QuantizeLinear, which rounds half to even.
+    """Return the step for QuantizeLinear, which rounds half to even.
 
     For a neuron that rounds half up it is the largest float32 below the
     threshold with which every tie is lifted, whether a runtime divides by it

@@ -14,12 +14,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from ..compare import (
-    FormReport,
-    NeuronReport,
-    recorded_neurons,
-    threshold_distance,
-)
+from ..compare import FormReport, NeuronReport, recorded_neurons
+from ..describe import describe
 from ..forms import to_integer
 from ..spikes import spiking_neurons
 from .export import Options, build, build_region_head
@@ -30,7 +26,7 @@ def open_session(path: str | Path,
                  threads: int | None = None,
                  optimized: str | Path | None = None
                  ) -> onnxruntime.InferenceSession:
-    """A session on the processor.
+    """Open a session on the processor.
 
     Args:
         path (str | Path): An ONNX file.
@@ -86,19 +82,26 @@ def compare_onnx(model: nn.Module, images: Tensor,
     options = replace(
         options or Options(), counts=True, normalise=False)
     proto = build(model, options)
-    reference = to_integer(model) if options.form == 'integer' else \
-        deepcopy(model).eval()
+    reference = form_of(model, options.form)
     report = FormReport()
     compare(report, proto, reference,
             partial(network_outputs, part=options.part), images)
     if options.part == 'whole':
-        heads = region_heads(reference)
         for name, (head, channels, size) in region_heads(model).items():
+            regions = torch.randn(8, channels, size, size)
             compare(report,
                     build_region_head(head, channels, size, options),
-                    heads[name][0], region_outputs,
-                    torch.randn(8, channels, size, size), f'{name}.')
+                    form_of(head, options.form, regions), region_outputs,
+                    regions, f'{name}.')
     return report
+
+
+def form_of(model: nn.Module, form: str, inputs=None) -> nn.Module:
+    """A network or a head in PyTorch, of which only some read spikes."""
+    if form == 'integer' and any(
+            d.reads == 'spike' for d in describe(model, inputs)):
+        return to_integer(model, inputs)
+    return deepcopy(model).eval()
 
 
 def compare(report: FormReport, proto: onnx.ModelProto, model: nn.Module,
@@ -116,15 +119,8 @@ def compare(report: FormReport, proto: onnx.ModelProto, model: nn.Module,
         report.neurons.append(entry)
         for i, (potential, counts) in enumerate(calls):
             array = found[f'counts:{name}:{i}'].astype(np.float32)
-            flipped = torch.from_numpy(array).view_as(counts) != counts
-            distance = threshold_distance(neurons[name], potential)
-            entry.elements += counts.numel()
-            entry.flips += int(flipped.sum())
-            entry.min_distance = min(entry.min_distance,
-                                     float(distance.min()))
-            if flipped.any():
-                entry.flip_distance = max(entry.flip_distance,
-                                          float(distance[flipped].max()))
+            entry.add(neurons[name], potential, counts,
+                      torch.from_numpy(array).view_as(counts))
     report.output_error = max(report.output_error, *(
         relative_error(found[name], y.numpy())
         for name, y in expected.items()))

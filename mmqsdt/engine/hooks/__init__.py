@@ -6,6 +6,7 @@ from .checkpoint_hook import ReliableCheckpointHook
 from .draw_predictions import DrawPredictionsHook
 from .eager_first_step import EagerFirstStepHook
 from .integer_training import IntegerTrainingHook
+from .label_values import LabelValuesHook
 from .monitor import SpikeMonitorHook
 from .non_finite import NonFiniteError, NonFiniteHook
 from .small_batch import SmallBatchHook
@@ -13,7 +14,8 @@ from .stop import StopSignalHook
 
 __all__ = [
     'AverageStatisticsHook', 'ChannelsLastHook', 'DrawPredictionsHook',
-    'EagerFirstStepHook', 'IntegerTrainingHook', 'NonFiniteError',
+    'EagerFirstStepHook', 'IntegerTrainingHook', 'LabelValuesHook',
+    'NonFiniteError',
     'NonFiniteHook', 'ReliableCheckpointHook', 'SmallBatchHook',
     'SpikeMonitorHook', 'StopSignalHook'
 ]

@@ -2,34 +2,33 @@
 
 from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...registry import HOOKS
+from ...utils.build import unwrap
 
 
 @HOOKS.register_module()
 class AverageStatisticsHook(Hook):
     """Give all processes the same running statistics of batch norms.
 
-    Each process normalises its own images while it trains, and its running
-    mean and variance follow those. Here they become the mean over all
-    processes after every iteration, so that all validate the same network,
-    and it is the one in the checkpoint. The average is linear in the
-    statistics, so averaging often gives what averaging at the end would.
+    In training each process normalizes its own images and updates its own
+    running mean and variance. After every iteration this hook replaces them
+    by their mean over all processes. So all processes validate the same
+    network, which is also the one in the checkpoint. As the update is linear,
+    averaging after every iteration gives what averaging at the end would.
 
-    Synchronised and frozen batch norms are the same everywhere already and
-    are left alone. With one process nothing happens.
+    Synchronized and frozen batch norms are the same in all processes and are
+    left alone. With one process nothing happens.
     """
 
-    priority = 'ABOVE_NORMAL'  # before moving averages copy, or files are
+    # Before the weights are averaged (EMA) or saved.
+    priority = 'ABOVE_NORMAL'
 
     def before_train(self, runner) -> None:
         """Look up the batch norms."""
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = unwrap(runner.model)
         self.norms = [
             m for m in model.modules() if isinstance(m, _BatchNorm)
             and not isinstance(m, nn.SyncBatchNorm) and m.track_running_stats

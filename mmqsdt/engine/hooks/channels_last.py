@@ -1,4 +1,4 @@
-"""A model in the memory format that is faster on CPUs."""
+"""Train in the memory format that is faster on CPUs."""
 
 import torch
 from mmengine.hooks import Hook
@@ -23,8 +23,9 @@ class ChannelsLastHook(Hook):
         if not is_model_wrapper(model):
             model.to(memory_format=torch.channels_last)
             return
-        # DDP lays out its buffers of gradients as the weights are when it is
-        # made. If they change later it mixes up the elements of a gradient.
+        # DDP lays out its gradient buffers like the weights at the time it
+        # wraps the model. If the weights' layout changes later, DDP mixes up
+        # the elements of the gradients.
         model = model.module.to(memory_format=torch.channels_last)
         runner.model = runner.wrap_model(
             runner.cfg.get('model_wrapper_cfg'), model)

@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot spoil and a resumption continues exactly."""
+"""Checkpoints that survive crashes and resume a training exactly."""
 
 from collections import deque
 from pathlib import Path
@@ -6,25 +6,25 @@ from pathlib import Path
 import torch
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
 from ...checkpoints.atomic import PART, AtomicLocalBackend, write_atomically
 from ...checkpoints.resume import INTERRUPTED, STATE
 from ...registry import HOOKS
+from ...utils.build import unwrap
 from ..data_order import follow_random_numbers, order_data
 from ..random_states import random_states, set_random_states
 from ..resumed_settings import overruled_settings, overruled_text
 
 
 class SavingError(OSError):
-    """A checkpoint could not be saved, most often for want of room."""
+    """A checkpoint could not be saved, most often because the disk is full."""
 
     def __init__(self, path: str, last: str | None, error: OSError) -> None:
         super().__init__(
             f'{path} could not be saved: {error.strerror or error}. The last '
-            f'good checkpoint is {last or "none yet"}; make room and '
+            f'good checkpoint is {last or "none yet"}; free disk space and '
             'continue with --resume')
 
 
@@ -32,12 +32,12 @@ class SavingError(OSError):
 class ReliableCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook, for machines that fail.
 
-    - A file is written beside its place and moved there when it is whole;
-      ``last_checkpoint`` follows it, and after that an older one, or the
-      former best, is deleted.
-    - Random numbers, the place in the data and whether the validation was
-      done are in the checkpoint, so that a resumed training goes on as if
-      nothing had been.
+    - A file is written under another name and renamed when it is complete.
+      Then ``last_checkpoint`` is changed to point to it, and only then an
+      older checkpoint, or the former best, is deleted.
+    - Random states, the position in the data and whether the validation was
+      done are in the checkpoint, so that a resumed training continues as if
+      it had never been interrupted.
     - A checkpoint whose weights are not finite is not written.
 
     Args:
@@ -58,7 +58,7 @@ class ReliableCheckpointHook(CheckpointHook):
         self._former_best: list[str] = []
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep what belongs to this hook until the training starts."""
+        """Keep this hook's entry until the training starts."""
         if not runner._resume:
             return
         lines = overruled_settings(runner, checkpoint)
@@ -67,10 +67,11 @@ class ReliableCheckpointHook(CheckpointHook):
         self._resumed = checkpoint.get(STATE)
         if self._resumed is None:
             runner.logger.warning(
-                'The checkpoint was saved without the states of the random '
-                'numbers: the training goes on, but not bit for bit as it '
-                'would have.')
-        # Older checkpoints are deleted by names that the file has: only ours.
+                'The checkpoint has no states of the random numbers: the '
+                'training continues, but not bit for bit as it would have '
+                'without the interruption.')
+        # The file names checkpoints that may be deleted; only accept names
+        # of files in our own folder.
         info = checkpoint.get('message_hub', {}).get('runtime_info', {})
         folder = Path(self.out_dir, Path(runner.work_dir).name) \
             if self.out_dir else Path(runner.work_dir)
@@ -85,7 +86,7 @@ class ReliableCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend,
                                             AtomicLocalBackend):
-            # Of a run that was killed while it wrote.
+            # Left by a run that was killed while it wrote.
             pointer = Path(runner.work_dir, f'last_checkpoint{PART}')
             for part in [*Path(self.out_dir).glob(f'*.pth{PART}'), pointer]:
                 part.unlink(missing_ok=True)
@@ -100,20 +101,20 @@ class ReliableCheckpointHook(CheckpointHook):
         else:
             runner.logger.warning(
                 f'The checkpoint was saved by {len(states)} processes, now '
-                f'there are {runner.world_size}: their random numbers start '
-                'again from the seed.')
+                f'there are {runner.world_size}: their random numbers begin '
+                'anew from the seed.')
         self._validated = self._resumed['validated']
         done, length, name = _progress(runner.train_loop)
         if done >= length:
             runner.logger.warning(
-                f'Nothing is left to train: the checkpoint is that of '
-                f'{name}={done}. To train on, set a greater train_cfg.{name}')
-        if self._owes_validation(runner):
+                f'Nothing is left to train: the checkpoint was saved after '
+                f'{name}={done}. To train on, set a larger train_cfg.{name}')
+        if self._lacks_validation(runner):
             runner.logger.info('The checkpoint was saved before its '
-                               'validation: done now.')
+                               'validation, which is done now.')
             runner.val_loop.run()
 
-    def _owes_validation(self, runner) -> bool:
+    def _lacks_validation(self, runner) -> bool:
         loop = runner.train_loop
         if runner.val_loop is None or self._validated == runner.iter or \
                 self._resumed['epoch_iter']:
@@ -128,16 +129,16 @@ class ReliableCheckpointHook(CheckpointHook):
         self._epoch_start = runner.iter - getattr(batches, 'skip', 0)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """The data loader has started."""
+        """Note that the data loader has started."""
         follow_random_numbers(runner.train_loop)
 
     def after_train_epoch(self, runner) -> None:
-        """The same, if all iterations were done before an interruption."""
+        """Note it also if all iterations were done before an interruption."""
         follow_random_numbers(runner.train_loop)
         super().after_train_epoch(runner)
 
     def before_val_epoch(self, runner) -> None:
-        """From here on the validation of this iteration counts as done."""
+        """Note that the validation of this iteration is done."""
         self._validated = runner.iter
 
     def save_interrupted(self, runner, done: int) -> str:
@@ -161,8 +162,9 @@ class ReliableCheckpointHook(CheckpointHook):
         return self._saved
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
-        """Save first, then point to it, then delete what is too old."""
-        self._delete_former_best(runner)  # what is saved now forgets it
+        """Save, then point to the new file, then delete what is too old."""
+        # The checkpoint to be saved does not name the former best any more.
+        self._delete_former_best(runner)
         stale = []
         if self.max_keep_ckpts > 0 and step not in list(
                 self.keep_ckpt_ids)[-1:]:
@@ -170,7 +172,8 @@ class ReliableCheckpointHook(CheckpointHook):
             stale = steps[:-self.max_keep_ckpts]
             self.keep_ckpt_ids = deque(steps[-self.max_keep_ckpts:],
                                        self.max_keep_ckpts)
-            # With the stale one: if it cannot be deleted, a resumption does.
+            # The stale ones included: what cannot be deleted now is deleted
+            # after a resumption.
             runner.message_hub.update_info('keep_ckpt_ids', steps)
         self._save(runner, self.filename_tmpl.format(step), meta)
         if not is_main_process():
@@ -195,7 +198,8 @@ class ReliableCheckpointHook(CheckpointHook):
         self._delete_former_best(runner)
 
     def _delete_former_best(self, runner) -> None:
-        vars(self.file_backend).pop('remove', None)  # its class has the real
+        # Uncovers the method of the class again.
+        vars(self.file_backend).pop('remove', None)
         best = [path for key, path in runner.message_hub.runtime_info.items()
                 if key.startswith('best_ckpt')]
         for path in self._former_best:
@@ -207,8 +211,8 @@ class ReliableCheckpointHook(CheckpointHook):
         path = self.file_backend.join_path(self.out_dir, filename)
         last, self.last_ckpt = self.last_ckpt, path
         runner.message_hub.update_info('last_ckpt', path)
-        # The runner counts an iteration after its hooks, an epoch's last one
-        # before the hooks of the epoch.
+        # The runner counts an iteration after the iteration's hooks, but
+        # before the hooks of an epoch that ends with it.
         inside = isinstance(runner.train_loop, EpochBasedTrainLoop) and \
             meta['iter'] > runner.iter
         self._epoch_iter = meta['iter'] - self._epoch_start if inside else 0
@@ -234,10 +238,8 @@ class ReliableCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add what a resumption needs; refuse weights that are not finite."""
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
-        # Masks of attention, say, may be infinite; weights may not.
+        model = unwrap(runner.model)
+        # Buffers, such as attention masks, may be infinite; weights may not.
         buffers, infinite = {name for name, _ in model.named_buffers()}, []
         for name, value in checkpoint['state_dict'].items():
             if not isinstance(value, Tensor) or torch.isfinite(value).all():
@@ -247,7 +249,7 @@ class ReliableCheckpointHook(CheckpointHook):
                     f'{name} is not finite at iteration {runner.iter + 1}: '
                     'no checkpoint is written, the last good one stays')
             infinite.append(name)
-        if 'optimizer' in checkpoint:  # not in those of the best scores
+        if 'optimizer' in checkpoint:  # missing in "best" checkpoints
             checkpoint[STATE] = dict(
                 random_states=self._states or [random_states()],
                 validated=self._validated,
@@ -257,7 +259,7 @@ class ReliableCheckpointHook(CheckpointHook):
 
 
 def _progress(loop) -> tuple[int, int, str]:
-    """What is done, what is to be done, and the name of that setting."""
+    """Return what is done, what is to be done, and the setting's name."""
     if isinstance(loop, EpochBasedTrainLoop):
         return loop.epoch, loop.max_epochs, 'max_epochs'
     return loop.iter, loop.max_iters, 'max_iters'

@@ -1,4 +1,4 @@
-"""Hooks that work with all three frameworks."""
+"""Draw predictions beside the truth, in all three frameworks."""
 
 from math import ceil
 from pathlib import Path
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ...data.classes import drawn_meta
 from ...registry import HOOKS
+from ..drawing import use_our_drawing
 
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff',
                   '.webp', '.JPEG', '.JPG', '.PNG')
-# Drawings are made no longer than this, in pixels.
+# Longest side of a drawing, in pixels.
 MAX_SHOWN_SIDE = 2048
 
 
@@ -23,14 +24,14 @@ MAX_SHOWN_SIDE = 2048
 class DrawPredictionsHook(Hook):
     """Draw test predictions beside the truth with the config's visualizer.
 
-    Small images are enlarged by a whole factor first, so that boxes, masks
-    and words stay legible.
+    Small images are first enlarged by a whole factor, so that boxes, masks
+    and text are legible.
 
     Args:
         out_dir (str, optional): Folder of the pictures; None with show.
         number (int, optional): Pictures to draw; None draws all.
         show (bool): Open windows. Defaults to False.
-        min_size (int): Shorter side of a picture, in pixels, at least.
+        min_size (int): Least shorter side of a picture, in pixels.
             Defaults to 480.
         score_thr (float): Detections below it are not drawn.
             Defaults to 0.5.
@@ -53,6 +54,7 @@ class DrawPredictionsHook(Hook):
         self.drawn = 0
         runner.visualizer.dataset_meta = drawn_meta(
             runner.test_dataloader.dataset.metainfo)
+        use_our_drawing(runner.visualizer)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None,
                         outputs=None) -> None:
@@ -93,15 +95,15 @@ class DrawPredictionsHook(Hook):
 
 
 def shown_factor(image: np.ndarray, min_size: int) -> int:
-    """By how much to enlarge a picture so that what is drawn is legible.
+    """Choose the factor that makes what is drawn on a picture legible.
 
     Args:
         image (np.ndarray): (H, W, ...).
-        min_size (int): Its shorter side, in pixels, at least, unless the
-            longer one would then exceed MAX_SHOWN_SIDE.
+        min_size (int): Least shorter side of the drawing, in pixels, unless
+            its longer side would then exceed MAX_SHOWN_SIDE.
 
     Returns:
-        int: Whole factor of both sides, 1 or more.
+        int: Factor of both sides, 1 or more.
     """
     height, width = image.shape[:2]
     return max(1, min(ceil(min_size / min(height, width)),
@@ -109,7 +111,7 @@ def shown_factor(image: np.ndarray, min_size: int) -> int:
 
 
 def picture_of(inputs: Tensor) -> np.ndarray:
-    """What a data set without image files gives, to look at.
+    """Make a viewable image from a data set without image files.
 
     Args:
         inputs (Tensor): (3, H, W) RGB in 0..255, or event frames
@@ -126,7 +128,7 @@ def picture_of(inputs: Tensor) -> np.ndarray:
 
 
 def enlarge(sample: BaseDataElement, factor: int) -> BaseDataElement:
-    """A copy whose boxes, masks and label maps fit the enlarged image.
+    """Copy a sample with boxes, masks and label maps enlarged.
 
     Args:
         sample (BaseDataElement): Of mmdet or mmseg.

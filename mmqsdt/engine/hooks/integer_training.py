@@ -1,4 +1,4 @@
-"""What is left of training on stored integers: its name in configs."""
+"""The name of a removed hook, which configs may still have."""
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -8,10 +8,10 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class IntegerTrainingHook(Hook):
-    """Accept configs of before; train as without it.
+    """Do nothing, so that older configs still run.
 
-    It stored spikes and quantized weights as bytes while training. That
-    gained neither time nor memory and was taken out, see
+    The hook stored spikes and quantized weights as bytes in training. That
+    saved neither time nor memory, so it was removed; see
     docs/performance.md.
 
     Args:
@@ -24,6 +24,6 @@ class IntegerTrainingHook(Hook):
     def before_train(self, runner) -> None:
         """Say that nothing happens."""
         print_log(
-            'IntegerTrainingHook does nothing any more: storing integers '
-            'made no training faster or smaller; remove it from '
+            'IntegerTrainingHook does nothing any more, because storing '
+            'integers saved neither time nor memory; remove it from '
             'custom_hooks', 'current', 30)

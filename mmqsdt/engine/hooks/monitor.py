@@ -1,5 +1,6 @@
 """Firing of every layer in the logs of a training."""
 
+import math
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -7,18 +8,19 @@ import torch
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ...deploy.spikes import integer_counts, spiking_neurons
 from ...layers import LSQWeight, SpikingNeuron, settle_step_sizes
 from ...registry import HOOKS
+from ...utils.build import unwrap
+from ...utils.text import part_of
 
-# Mean count over the largest one, from which on a layer is called saturated.
+# Firing rate above which a layer is called saturated.
 FULL_RATE = 0.95
-# Gradient of the first stage over that of the last, from which on a warning is
-# due. At the start a counterpart with ReLU has 5 to 10, published neurons have
-# 100 to 300.
+# Ratio of the first stage's gradient to that of the last above which it warns.
+# At the start a counterpart with ReLU has 5 to 10, published neurons have 100
+# to 300.
 EXPLODED = 50.
 
 STEPS = 'spike_monitor_first_steps'  # in the message hub, for resumption
@@ -43,7 +45,7 @@ class Firing:
 
     @classmethod
     def of(cls, neuron: SpikingNeuron, output: Tensor) -> 'Firing':
-        """Of one output, (T*B, C, ...); nothing waits for the device."""
+        """Read an output (T*B, C, ...) without waiting for the device."""
         x = output.detach()
         dims = [d for d in range(x.dim()) if d != 1]
         counts = (x.sum(dtype=torch.float32), x.amin(dims), x.amax(dims))
@@ -51,7 +53,7 @@ class Firing:
                    *(integer_counts(neuron, c.float()) for c in counts))
 
     def __add__(self, other: 'Firing') -> 'Firing':
-        """Both together."""
+        """Add both together."""
         return Firing(self.levels, self.elements + other.elements,
                       self.spikes + other.spikes,
                       torch.minimum(self.lowest, other.lowest),
@@ -78,16 +80,8 @@ class Firing:
         return len(self.highest)
 
 
-def part_of(path: str) -> str:
-    """Path of a stage, neck or head that a parameter belongs to."""
-    parts = path.split('.')
-    depth = 3 if parts[1:2] == ['stages'] else \
-        2 if parts[0] == 'roi_head' else 1
-    return '.'.join(parts[:depth])
-
-
 def fetch(firing: dict[str, Firing]) -> dict[str, Firing]:
-    """Bring all from the device at once."""
+    """Move all tensors from the device at once."""
     if not firing:
         return {}
     flat = torch.cat([
@@ -106,9 +100,9 @@ def fetch(firing: dict[str, Firing]) -> dict[str, Firing]:
 class SpikeMonitorHook(Hook):
     """Log what neurons do in training, and warn when a layer dies.
 
-    Every ``interval`` iterations it looks at the ``window`` iterations up to
-    then and gives the config's visualizer back ends (local json, TensorBoard,
-    WandB), by layer and, as ``/all``, over all:
+    Every ``interval`` iterations it evaluates the last ``window`` iterations.
+    It logs to the visualizer back ends of the config (local json, TensorBoard,
+    WandB), for each layer and, as ``/all``, over all layers:
 
     - ``firing_rate``: mean count / D, 0..1;
     - ``dead``: share of channels that never fired in the window;
@@ -119,12 +113,12 @@ class SpikeMonitorHook(Hook):
     - ``gradient_norm``: by stage, neck and head, in the last iteration of the
       window, before clipping.
 
-    A layer all of whose channels are dead gets a warning in the log, and a
-    line when it is back; so does one that stands at its largest count, and,
-    once, a gradient that grows on its way back through the backbone. Outside
-    the window nothing listens to the network, nor to validation or to blocks
-    that are recomputed in the backward pass. With several processes the
-    figures are those of all of them; gradients are those of the first.
+    It warns when all channels of a layer are dead, and logs when the layer
+    fires again. It also warns when a layer is always at its largest count,
+    and, once, when the gradient grows on its way back through the backbone.
+    Iterations outside the window, validation, and blocks that are recomputed
+    in the backward pass are not recorded. With several processes the figures
+    are those of all of them; gradients are those of the first.
 
     Args:
         interval (int): Iterations from one report to the next.
@@ -155,9 +149,7 @@ class SpikeMonitorHook(Hook):
 
     def before_train(self, runner) -> None:
         """Look up the layers; note the step sizes."""
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = unwrap(runner.model)
         self.model: nn.Module = model
         self.neurons = spiking_neurons(model)
         if not self.neurons:
@@ -179,7 +171,7 @@ class SpikeMonitorHook(Hook):
         self._warned = self._exploded = False
 
     def _find_first_steps(self, runner) -> dict[str, Tensor]:
-        """Step sizes now, or when the training that is resumed began."""
+        """Return the step sizes with which the training began."""
         now = {k: x.positive_step_size().detach().clone()
                for k, x in self.quantized.items()}
         hub = runner.message_hub
@@ -192,12 +184,12 @@ class SpikeMonitorHook(Hook):
         return first
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Listen, if the window has begun."""
+        """Start recording if the window has begun."""
         left = self.interval - runner.iter % self.interval
         if left <= self.window and not self._handles:
             self._listen_to_neurons()
         if left == 1:
-            self._listen_to_gradients()
+            self._listen_to_gradients(runner.optim_wrapper)
 
     def _listen_to_neurons(self) -> None:
         self._running = False
@@ -208,9 +200,13 @@ class SpikeMonitorHook(Hook):
               for name, neuron in self.neurons.items())
         ]
 
-    def _listen_to_gradients(self) -> None:
-        """Note the size of each gradient as soon as it is complete."""
+    def _listen_to_gradients(self, wrapper) -> None:
+        """Record the squared norm of each gradient when it is complete."""
         self._squares = {}
+        # Of the backward pass: a step may change it, and is left out where a
+        # gradient is infinite.
+        scaler = getattr(wrapper, 'loss_scaler', None)
+        self._scale = scaler.get_scale() if scaler is not None else 1.
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -225,8 +221,8 @@ class SpikeMonitorHook(Hook):
     def _set_running(self, running: bool):
 
         def note(module, args, output=None) -> None:
-            # Validation runs in eval mode; a block is recomputed after the
-            # forward pass of the model.
+            # Not in validation (eval mode), nor when a block is recomputed,
+            # which is after the forward pass of the model.
             self._running = running and module.training
 
         return note
@@ -268,9 +264,9 @@ class SpikeMonitorHook(Hook):
             self._handles.pop().remove()
 
     def _gather(self) -> dict[str, Firing]:
-        """What fired in all processes, in the order of the network.
+        """Gather what fired in all processes, in the order of the network.
 
-        A layer may have run in some only: elsewhere no region was proposed.
+        A layer may have run in some of them only, if others had no region.
         """
         found, self._firing = fetch(self._firing), {}
         together: dict[str, Firing] = {}
@@ -310,11 +306,15 @@ class SpikeMonitorHook(Hook):
         return dict(zip(names, [*drift.tolist(), float(drift.mean())]))
 
     def _gradient_norms(self, runner) -> dict[str, float]:
-        """Of each part; one line when they explode in the backbone."""
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        scale = scaler.get_scale() if scaler is not None else 1.
-        norms = {part: float(sum(squares))**0.5 / scale
+        """Return the norm of each part; warn if gradients explode.
+
+        A loss scaler tries scales that are too large, and leaves out the
+        step; what else makes a gradient infinite is NonFiniteHook's.
+        """
+        norms = {part: float(sum(squares))**0.5 / self._scale
                  for part, squares in self._squares.items() if squares}
+        if not all(map(math.isfinite, norms.values())):
+            return {}  # no step was made with them
         stages = [n for part, n in norms.items() if '.stages.' in part]
         if len(stages) > 1 and not self._exploded and \
                 stages[0] > EXPLODED * stages[-1] > 0:
@@ -329,7 +329,7 @@ class SpikeMonitorHook(Hook):
         return {f'gradient_norm/{part}': n for part, n in norms.items()}
 
     def _warn_full(self, firing: dict[str, Firing], iteration: int) -> None:
-        """One line when layers stand at their largest count."""
+        """Warn once about layers that are always at their largest count."""
         full = {k for k, f in firing.items() if f.rate > FULL_RATE}
         new = full - self._full
         self._full = full
@@ -343,7 +343,7 @@ class SpikeMonitorHook(Hook):
                 logger='current', level=WARNING)
 
     def _warn(self, firing: dict[str, Firing], iteration: int) -> None:
-        """One line when layers die, one when they are back."""
+        """Warn when layers die; log when they are back."""
         silent = {k for k, f in firing.items() if f.dead == f.channels}
         back = (self._silent & firing.keys()) - silent
         died = silent - self._silent

@@ -1,15 +1,15 @@
-"""A loss or gradient that is not finite: which layer, and what then."""
+"""Find the layer behind a loss or gradient that is not finite."""
 
 from contextlib import contextmanager, suppress
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from ...registry import HOOKS
+from ...utils.build import unwrap
 
 POLICIES = ('stop', 'skip')
 
@@ -22,18 +22,18 @@ class NonFiniteError(ValueError):
 class NonFiniteHook(Hook):
     """Stop, or skip the batch, before a NaN or inf reaches the weights.
 
-    The loss is looked at before the backward pass, the gradients before the
-    optimizer's step (their norm, which clip_grad has anyway). When one is not
-    finite, the batch is run once more with a look at every layer's output,
-    and the first that is not finite is named.
+    The loss is checked before the backward pass, the gradients before the
+    optimizer's step (by their norm, which clip_grad computes anyway). If one
+    is not finite, the batch is run once more, and the first layer whose
+    output is not finite is named.
 
     Args:
         policy (str): 'stop' ends the training with an error; weights and
-            checkpoints are those before the batch. 'skip' leaves the batch
-            out, restores the running averages of the norms, and says so.
+            checkpoints are as before the batch. 'skip' leaves the batch
+            out, restores the running averages of the norms, and logs it.
             Defaults to 'stop'.
-        max_skips (int): With 'skip': more than so many batches in a row stop
-            the training after all. Defaults to 10.
+        max_skips (int): With 'skip', the most batches skipped in a row
+            before the training stops after all. Defaults to 10.
 
     Raises:
         ValueError: For another policy; NonFiniteError while training.
@@ -50,7 +50,7 @@ class NonFiniteHook(Hook):
         self.skipped = self._in_a_row = 0
 
     def before_train(self, runner) -> None:
-        """Look at every loss before the optimizer does."""
+        """Check every loss before the optimizer sees it."""
         if not isinstance(runner.optim_wrapper, OptimWrapper):
             runner.logger.warning('NonFiniteHook watches one optimizer, not '
                                   'several')
@@ -61,9 +61,7 @@ class NonFiniteHook(Hook):
         self._wrapper.update_params = self._update_if_finite
         self._handle = self._wrapper.optimizer.register_step_pre_hook(
             self._check_gradients)
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = unwrap(runner.model)
         self._model = model
         self._buffers = [b for b in model.buffers() if b.is_floating_point()
                          and self.policy == 'skip']
@@ -104,7 +102,7 @@ class NonFiniteHook(Hook):
         else:
             norms = torch._foreach_norm([p.grad for p in parameters])
             finite = bool(torch.isfinite(torch.stack(norms)).all())
-        # Gradients are alike in all processes: no need to ask the others.
+        # DDP has averaged the gradients: all processes have the same ones.
         if finite:
             return
         broken = {id(p) for p in parameters
@@ -118,7 +116,7 @@ class NonFiniteHook(Hook):
                     f'gradients; the first in the backward pass: {where}')
 
     def _all_finite(self, finite: Tensor) -> bool:
-        """Whether it is finite in every process: they act alike."""
+        """Tell whether it is finite in every process, so that all agree."""
         if self._runner.world_size > 1:
             flag = finite.to(torch.int32)
             all_reduce(flag, 'min')
@@ -142,8 +140,8 @@ class NonFiniteHook(Hook):
             torch._foreach_copy_(self._buffers, self._copies)
         if self._in_a_row > self.max_skips:
             raise NonFiniteError(
-                f'{text}\n  That were {self._in_a_row} batches in a row: '
-                'this is no matter of single batches')
+                f'{text}\n  These were {self._in_a_row} batches in a row, so '
+                'the cause is not in single batches')
         runner.logger.warning(f'{text} Batch skipped, {self.skipped} so far.')
 
     def _files(self) -> str:
@@ -171,17 +169,17 @@ class NonFiniteHook(Hook):
                     losses = {'loss': error}  # a layer that cannot go on
         if broken:
             return (f'The weights themselves are not finite, e.g. {broken[0]}'
-                    ': they were so before this batch')
+                    ', since before this batch')
         if isinstance(data, dict) and not _finite(data.get('inputs')):
             return 'The images themselves are not finite'
         if found:
-            return f'The first layer whose output is not: {found[0]}'
+            return f'The first layer whose output is not finite: {found[0]}'
         names = [k for k, v in losses.items() if not _finite(v)] \
             if isinstance(losses, dict) else []
         if names:
-            return ('All layers give finite numbers; the loss function does '
-                    f'not: {", ".join(names)}')
-        return 'Run again, all of it is finite'
+            return ('The outputs of all layers are finite, but not the loss: '
+                    f'{", ".join(names)}')
+        return 'When the batch is run again, everything is finite'
 
 
 @contextmanager
@@ -208,7 +206,7 @@ def _watch(model: nn.Module, found: list[str]):
 
 
 def _finite(value) -> bool:
-    """Whether all tensors in a nest of lists, tuples and dicts are finite."""
+    """Tell whether all tensors in nested lists and dicts are finite."""
     if isinstance(value, Tensor):
         return not value.is_floating_point() or bool(
             torch.isfinite(value).all())

@@ -1,17 +1,17 @@
-"""Batches that are too small to learn from."""
+"""Refuse batches that are too small for the norms."""
 
 from logging import WARNING
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.data import BatchSampler, DataLoader
 
 from ...registry import HOOKS
+from ...utils.build import unwrap
 from ..batches import batch_size, length, smallest_batch
 
 
@@ -19,15 +19,15 @@ from ..batches import batch_size, length, smallest_batch
 class SmallBatchHook(Hook):
     """Refuse batches that a norm cannot learn from, before the first step.
 
-    In training a batch norm needs two values a channel. Where maps have
-    shrunk to 1x1, a batch of one image has only one, and PyTorch ends the
-    training: with ``batch_size=1`` at once, and if only the last batch of an
-    epoch is that small, after all the others. The first iteration shows at
-    which norms this would be.
+    In training a batch norm needs at least two values per channel. Where maps
+    have shrunk to 1x1, a batch of one image has a single value, and PyTorch
+    raises an error: at once with ``batch_size=1``, or at the end of the first
+    epoch if only its last batch is that small. This hook finds such norms in
+    the first iteration.
 
-    Images of other sizes may bring such a batch about later. Then the norm
-    uses its running statistics, as in evaluation, and one line says so.
-    A compiled model is not watched.
+    Images of other sizes may lead to such a batch later. Then the norm uses
+    its running statistics, as in evaluation, and one line is logged. A
+    compiled model is not watched.
 
     Raises:
         ValueError: In the first iteration.
@@ -47,11 +47,9 @@ class SmallBatchHook(Hook):
             self._smallest = smallest_batch(self._loader)
         self._first, self._warned = True, False
         self._paused: set[nn.Module] = set()
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = unwrap(runner.model)
         for name, norm in model.named_modules():
-            # Synchronized ones have the values of all processes.
+            # A synchronized norm reads the values of all processes.
             alone = not isinstance(norm, nn.SyncBatchNorm) or \
                 runner.world_size == 1
             if isinstance(norm, (_BatchNorm, _InstanceNorm)) and alone:
@@ -59,7 +57,7 @@ class SmallBatchHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None,
                          outputs=None) -> None:
-        """Every norm has shown what it reads."""
+        """Note that every norm has been checked."""
         self._first = False
 
     def after_train(self, runner) -> None:
@@ -68,7 +66,7 @@ class SmallBatchHook(Hook):
             self._handles.pop().remove()
 
     def _watch(self, name: str, norm: nn.Module) -> None:
-        # Functions, not methods: a copy of the model shall not copy the hook.
+        # Functions, not methods: copying the model must not copy this hook.
         def look(norm: nn.Module, args: tuple) -> None:
             if norm.training and not torch.compiler.is_compiling():
                 self._look(name, norm, args[0])
@@ -86,12 +84,12 @@ class SmallBatchHook(Hook):
         if isinstance(norm, _InstanceNorm):
             if x[:1, :1].numel() == 1:
                 raise ValueError(
-                    f'{name} is an instance norm, and its maps are 1x1: it '
-                    'has no other pixel to take a mean and a variance of. '
-                    'Use larger images, or another norm')
+                    f'{name} is an instance norm, and its maps are 1x1: one '
+                    'pixel has no variance. Use larger images, or another '
+                    'norm')
             return
         values = x.numel() // x.shape[1]
-        # One value for each image, however many there are.
+        # The maps are 1x1: one value for each image.
         shrunk = values == len(x) == self._size
         if self._first and (values == 1 or shrunk and self._smallest == 1):
             raise ValueError(self._refusal(name))
@@ -104,15 +102,15 @@ class SmallBatchHook(Hook):
         if not self._warned:
             self._warned = True
             print_log(
-                f'a batch has one value a channel at {name}: too few for a '
-                'batch norm to learn from, so that it uses its running '
-                'statistics. Larger images or batches avoid that',
+                f'a batch has one value per channel at {name}, too few for a '
+                'batch norm: it uses its running statistics. Larger images '
+                'or batches avoid that',
                 logger='current', level=WARNING)
 
     def _refusal(self, name: str) -> str:
-        text = (f'{name} is a batch norm, and its maps are 1x1: of a batch '
-                'of one image it would have one value a channel, and cannot '
-                'take a variance of that.')
+        text = (f'{name} is a batch norm, and its maps are 1x1: in a batch '
+                'of one image a channel has one value, which has no '
+                'variance.')
         advice = ('larger images if no global pooling stands before it, or '
                   'other norms: norm_eval=True freezes those of a backbone, '
                   "norm_cfg=dict(type='GN', num_groups=...) is for necks "
@@ -121,8 +119,8 @@ class SmallBatchHook(Hook):
             return (f'{text} Use a larger batch (--cfg-options '
                     f'train_dataloader.batch_size=2), {advice}')
         images = length(self._loader)
-        text += (f' The last batch of an epoch is one: {images} images in '
-                 f'batches of {self._size}.')
+        text += (f' The last batch of an epoch has one image: {images} '
+                 f'images in batches of {self._size}.')
         if images == 1:
             return f'{text} Use more images, {advice}'
         batches = self._loader.batch_sampler

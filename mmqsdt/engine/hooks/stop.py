@@ -15,17 +15,17 @@ from .checkpoint_hook import ReliableCheckpointHook
 
 @HOOKS.register_module()
 class StopSignalHook(Hook):
-    """On SIGTERM or SIGINT, save a checkpoint and leave.
+    """On SIGTERM or SIGINT, save a checkpoint and end the process.
 
-    The iteration is finished first. The process ends with 128 + the number
-    of the signal, as a shell would say it: 143 for SIGTERM, 130 for SIGINT.
-    A second signal ends it at once, as if there were no hook.
+    The iteration is finished first. The exit status is 128 + the number of
+    the signal, as is usual in shells: 143 for SIGTERM, 130 for SIGINT. A
+    second signal ends the process at once, as without this hook.
 
-    A validation whose checkpoint is saved is not finished, but made up for
+    A validation whose checkpoint is already saved is broken off, and done
     when the training is resumed.
     """
 
-    priority = 'LOWEST'  # after all that an iteration still does
+    priority = 'LOWEST'  # after all other hooks of an iteration
     signals = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StopSignalHook(Hook):
         self._before: dict = {}
 
     def before_train(self, runner) -> None:
-        """Listen."""
+        """Listen for the signals."""
         self._received = 0
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
@@ -45,13 +45,13 @@ class StopSignalHook(Hook):
 
     def _receive(self, number: int, frame) -> None:
         if os.getpid() != self._process:
-            return  # Ctrl-C reaches children too; their parent sees to it
+            return  # Ctrl-C reaches child processes too; the parent ends them
         self._received = number
         for each in self.signals:
             signal.signal(each, signal.SIG_DFL)
 
     def after_train(self, runner) -> None:
-        """Leave the signals as they were."""
+        """Restore the former signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -67,20 +67,20 @@ class StopSignalHook(Hook):
 
     def after_val_iter(self, runner, batch_idx, data_batch=None,
                        outputs=None) -> None:
-        """Stop here, if nothing but the validation is lost."""
+        """Stop here, if only the validation is lost."""
         hook = self._checkpoint_hook(runner)
-        # Only where averaged weights are not swapped in and nothing waits.
+        # Other processes would wait for this one.
         if runner.world_size == 1 and self._received and hook is not None \
                 and hook.saved_iteration == runner.iter:
             self._stop(runner, runner.iter)
 
     def after_val(self, runner) -> None:
-        """The model has its own weights again."""
+        """Give the model its own weights back."""
         if self._all_stop(runner):
             self._stop(runner, runner.iter)
 
     def _all_stop(self, runner) -> bool:
-        """Whether any process was told to stop: all do, together."""
+        """Tell whether any process got a signal: then all of them stop."""
         if runner.world_size == 1:
             return bool(self._received)
         flag = torch.tensor([self._received])
@@ -98,23 +98,24 @@ class StopSignalHook(Hook):
         hook = self._checkpoint_hook(runner)
         if hook is None:
             runner.logger.warning(f'{name}: stopped after iteration {done}, '
-                                  'not saved for want of a '
+                                  'not saved, as there is no '
                                   'ReliableCheckpointHook')
         else:
             path = hook.save_interrupted(runner, done)
             runner.logger.warning(
                 f'{name}: stopped after iteration {done}, saved in {path}. '
-                'To go on: the same command with --resume')
+                'To continue, run the same command with --resume')
         raise SystemExit(128 + self._received)
 
 
 @cache
 def _watch_forks() -> None:
-    """Have SIGTERM end the children of a training, such as an evaluation's.
+    """Have SIGTERM end child processes, such as those of an evaluation.
 
-    That is how a pool ends its processes, and it waits for their end. Python
-    drops signals for its own handlers that reach a child before it is set
-    up, so until then SIGTERM is held back.
+    A pool ends its processes by SIGTERM and waits until they are gone, so
+    they must not inherit our handler. Python drops a signal that reaches a
+    forked child before its interpreter is set up. So SIGTERM is blocked until
+    then.
     """
     term = {signal.SIGTERM}
 

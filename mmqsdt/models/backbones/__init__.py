@@ -1,3 +1,3 @@
-from .qsd_transformer import ARCHS, QSDTransformer
+from .qsd_transformer import ARCHS, QSDTransformer, create_backbone
 
-__all__ = ['ARCHS', 'QSDTransformer']
+__all__ = ['ARCHS', 'QSDTransformer', 'create_backbone']

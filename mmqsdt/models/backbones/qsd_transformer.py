@@ -5,21 +5,19 @@
 Source: Quantized Spike-driven Transformer, ICLR 2025 (arXiv 2501.13492).
 """
 
-from contextlib import contextmanager, nullcontext
-
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from ...checkpoints.fit import load_pretrained
 from ...layers import ConvUnit, SepConv, SpikeAttention, settle_step_sizes
 from ...registry import MODELS
+from ..recompute import recomputed
 
-# embed_dims: channels C0..C3. depths: attention blocks in all, of which
-# stage 3 takes int(0.75 depths) and stage 4 int(0.25 depths).
+# embed_dims are the channels C0..C3. depths is the number of attention
+# blocks: three quarters of them in stage 3, a quarter in stage 4.
 ARCHS = {
     'tiny': dict(embed_dims=(16, 48, 96, 128), depths=4),
     '8m': dict(embed_dims=(48, 96, 192, 256), depths=8),
@@ -44,11 +42,12 @@ class ConvBlock(nn.Module):
                  inner_neurons: bool) -> None:
         super().__init__()
         hidden = mlp_ratio * channels
-        common = (neuron, weight_bits, time_steps)
+        common = dict(
+            neuron=neuron, weight_bits=weight_bits, time_steps=time_steps)
         self.sep_conv = SepConv(
-            channels, *common, inner_neuron=inner_neurons)
-        self.conv1 = ConvUnit(channels, hidden, 3, *common)
-        self.conv2 = ConvUnit(hidden, channels, 3, *common)
+            channels, inner_neuron=inner_neurons, **common)
+        self.conv1 = ConvUnit(channels, hidden, kernel_size=3, **common)
+        self.conv2 = ConvUnit(hidden, channels, kernel_size=3, **common)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,11 +67,16 @@ class AttentionBlock(nn.Module):
                  attention_scale: float) -> None:
         super().__init__()
         hidden = mlp_ratio * channels
-        common = (neuron, weight_bits, time_steps)
+        common = dict(
+            neuron=neuron, weight_bits=weight_bits, time_steps=time_steps)
         self.attn = SpikeAttention(
-            channels, num_heads, *common, attention_scale, inner_neurons)
-        self.fc1 = ConvUnit(channels, hidden, 1, *common, bias=True)
-        self.fc2 = ConvUnit(hidden, channels, 1, *common, bias=True)
+            channels, num_heads=num_heads, scale=attention_scale,
+            inner_neurons=inner_neurons, **common)
+        self.fc1 = ConvUnit(
+            channels, hidden, kernel_size=1, bias=True, **common)
+        self.fc2 = ConvUnit(
+            hidden, channels, kernel_size=1, bias=True, **common)
+        # A block begins as nearly the identity.
         self.layer_scale1 = nn.Parameter(torch.full((channels, ), 1e-6))
         self.layer_scale2 = nn.Parameter(torch.full((channels, ), 1e-6))
         self.drop_path = DropPath(drop_path)
@@ -99,35 +103,10 @@ class Stage(nn.Module):
         x = self.downsample(x)
         for block in self.blocks:
             if with_cp and torch.is_grad_enabled():
-                x = checkpoint(
-                    block,
-                    x,
-                    use_reentrant=False,
-                    context_fn=lambda block=block:
-                    (nullcontext(), kept_statistics(block)))
+                x = recomputed(block, x)
             else:
                 x = block(x)
         return x
-
-
-@contextmanager
-def kept_statistics(module: nn.Module):
-    """Keep batch norms from updating twice when a block is recomputed."""
-    norms = [
-        (m, m.momentum, m.num_batches_tracked.clone())
-        for m in module.modules()
-        if isinstance(m, _BatchNorm) and m.track_running_stats
-    ]
-    # Not track_running_stats = False: that would save fewer tensors for the
-    # backward pass than the first forward did.
-    for norm, _, _ in norms:
-        norm.momentum = 0.
-    try:
-        yield
-    finally:
-        for norm, momentum, batches in norms:
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
 
 
 def resolve_arch(arch: str | dict) -> dict:
@@ -173,8 +152,9 @@ def resolve_arch(arch: str | dict) -> dict:
 class QSDTransformer(BaseModule):
     r"""Quantized Spike-driven Transformer backbone.
 
-    Five stages, each a tap. A neuron turns the real-valued residual stream
-    into spikes wherever a quantised layer reads it::
+    Five stages; the output of each can be returned (a "tap"). A neuron turns
+    the real-valued residual stream into spikes wherever a quantized layer
+    reads it::
 
         image -> stage 0: 7x7/2, ConvBlock           C0/2 channels, stride 2
               -> stage 1: 3x3/2, ConvBlock           C0,            stride 4
@@ -189,21 +169,22 @@ class QSDTransformer(BaseModule):
         in_channels (int): Channels of the input. Defaults to 3.
         out_indices (Sequence[int]): Taps to return, 0..4.
             Defaults to (4, ).
-        weight_bits (int, optional): Bits of every weight, or None for float.
-            Defaults to 4.
+        weight_bits (int | str, optional): Bits of every weight: 2, 3, 4, 8,
+            'ternary' or 1; None for float. Defaults to 4.
         neuron (dict): Config of the neurons.
             Defaults to ``dict(type='mmqsdt.IELIF')``.
         time_steps (int): T. Defaults to 1, as published.
         inner_neurons (bool): Whether RepConv and SepConv have neurons
-            inside too, so that nothing but the stem reads real values.
-            Published weights load into it, for fine-tuning.
+            inside too, so that only the stem reads real values. Published
+            weights can be loaded, and then need fine-tuning.
             Defaults to False, as published.
         attention_scale (float): Factor of q (k^T v). With many tokens the
-            published one drives the neurons behind it to their largest
-            count; see docs/ablation.md. Defaults to 0.25, as published.
-        stage4_stride (int): 1 as published (tap 4 has stride 16), or 2 with
-            the same weights: tap 4 has stride 32, what anchors and RoI
-            extractors of dense tasks expect. Defaults to 1.
+            published value drives the neurons behind attention to their
+            largest count; see docs/ablation.md.
+            Defaults to 0.25, as published.
+        stage4_stride (int): 1 as published (tap 4 has stride 16), or 2: tap
+            4 has stride 32, which anchors and RoI extractors of dense tasks
+            expect, with the same weights. Defaults to 1.
         drop_path_rate (float): Stochastic depth of the last block, growing
             linearly from 0 at the first. Defaults to 0.
         with_cp (bool): Recompute blocks in the backward pass to save memory.
@@ -238,7 +219,7 @@ class QSDTransformer(BaseModule):
                  arch: str | dict = '15m',
                  in_channels: int = 3,
                  out_indices: tuple[int, ...] = (4, ),
-                 weight_bits: int | None = 4,
+                 weight_bits: int | str | None = 4,
                  neuron: dict = dict(type='mmqsdt.IELIF'),
                  time_steps: int = 1,
                  inner_neurons: bool = False,
@@ -282,25 +263,27 @@ class QSDTransformer(BaseModule):
         self.channels = dims
         self.strides = (2, 4, 8, 16, 16 * stage4_stride)
         last = sum(depths) - 1
-        drop_path = (drop_path_rate * i / last for i in range(last + 1))
+        drop_paths = [drop_path_rate * i / last for i in range(last + 1)]
         common = dict(
             neuron=neuron, weight_bits=weight_bits, time_steps=time_steps)
 
-        stages, channels = [], in_channels
+        stages = []
         for i, (dim, depth, stride) in enumerate(zip(dims, depths, strides)):
             downsample = ConvUnit(
-                channels,
+                dims[i - 1] if i else in_channels,
                 dim,
-                7 if i == 0 else 3,
+                kernel_size=3 if i else 7,
                 stride=stride,
                 bias=True,
+                # The stem reads the image as it is.
                 **dict(common, neuron=neuron if i else None))
+            first = sum(depths[:i])
             blocks = []
-            for _ in range(depth):
+            for drop_path in drop_paths[first:first + depth]:
                 sizes = dict(
                     channels=dim,
                     mlp_ratio=arch['mlp_ratio'],
-                    drop_path=next(drop_path),
+                    drop_path=drop_path,
                     inner_neurons=inner_neurons)
                 if i < 3:
                     block = ConvBlock(**sizes, **common)
@@ -312,12 +295,21 @@ class QSDTransformer(BaseModule):
                         **common)
                 blocks.append(block)
             stages.append(Stage(downsample, blocks))
-            channels = dim
         self.stages = nn.ModuleList(stages)
         self._freeze()
 
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Return the channels of its maps, by ``out_indices``."""
+        return tuple(self.channels[i] for i in self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Return the strides of its maps in pixels, by ``out_indices``."""
+        return tuple(self.strides[i] for i in self.out_indices)
+
     def fold_time(self, x: Tensor) -> Tensor:
-        """An image, or frames over time, to (T*B, in_channels, H, W)."""
+        """Bring an image, or frames over time, to (T*B, in_channels, H, W)."""
         t = self.time_steps
         if x.dim() == 5:  # (B, T, C, H, W)
             if x.shape[1] != t:
@@ -335,21 +327,21 @@ class QSDTransformer(BaseModule):
         return x
 
     def mean_time(self, x: Tensor) -> Tensor:
-        """(T*B, C, H, W) -> (B, C, H, W)."""
+        """Average over time: (T*B, C, H, W) -> (B, C, H, W)."""
         if self.time_steps == 1:
             return x
         return x.unflatten(0, (self.time_steps, -1)).mean(0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        x = self.fold_time(x)
+        x = self.fold_time(x)  # (T*B, in_channels, H, W)
         outs = {}
         for i, stage in enumerate(self.stages[:max(self.out_indices) + 1]):
-            x = stage(x, self.with_cp)
+            x = stage(x, self.with_cp)  # (T*B, C_i, H_i, W_i)
             outs[i] = x
         return tuple(self.mean_time(outs[i]) for i in self.out_indices)
 
     def init_weights(self) -> None:
-        """Initialise; with a pretrained init_cfg, load and say what matched.
+        """Initialize; with a pretrained init_cfg, load and log what matched.
 
         Raises:
             ValueError: If a checkpoint matches no key, or shapes differ.
@@ -376,3 +368,34 @@ class QSDTransformer(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+
+def create_backbone(arch: str | dict = '15m',
+                    out_indices: tuple[int, ...] = (1, 2, 3, 4),
+                    **settings) -> QSDTransformer:
+    """Create a backbone to train, in plain PyTorch.
+
+    Unlike the class, whose default neuron is the published one, it has
+    neurons with a learned threshold, and its weights are initialised or, with
+    an ``init_cfg``, loaded.
+
+    Args:
+        arch (str | dict): See :class:`QSDTransformer`. Defaults to '15m'.
+        out_indices (Sequence[int]): Taps to return, 0..4; see
+            ``.out_channels`` and ``.out_strides`` of the result.
+            Defaults to (1, 2, 3, 4).
+        **settings: Others of :class:`QSDTransformer`.
+
+    Example::
+
+        >>> backbone = mmqsdt.create_backbone('15m', out_indices=(2, 4))
+        >>> backbone.out_channels, backbone.out_strides
+        ((128, 360), (8, 16))
+    """
+    settings.setdefault(
+        'neuron', dict(type='mmqsdt.IELIF', threshold='learned'))
+    backbone = QSDTransformer(arch, out_indices=out_indices, **settings)
+    if backbone.init_cfg:
+        backbone.init_weights()
+    settle_step_sizes(backbone)
+    return backbone

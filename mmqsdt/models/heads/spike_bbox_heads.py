@@ -23,9 +23,9 @@ class SpikeConvFCBBoxHead(ConvFCBBoxHead):
     T = 1; the same function in training and in evaluation.
 
     The published fc_cls and fc_reg read the real-valued output of the last
-    fc. ``predictor_neuron=True`` gives each a neuron, so that all is
-    spike-driven; with ``neuron=dict(type='ReLU')`` that is mmdet's own head
-    behind a ReLU.
+    fc. ``predictor_neuron=True`` puts a neuron before each, so that the whole
+    head is spike-driven; with ``neuron=dict(type='ReLU')`` it is then mmdet's
+    own head behind a ReLU.
 
     Args:
         neuron (dict): Config of the neurons. Defaults to IE-LIF with
@@ -61,7 +61,7 @@ class SpikeConvFCBBoxHead(ConvFCBBoxHead):
         kwargs.setdefault('cls_predictor_cfg', predictor)
         kwargs.setdefault('reg_predictor_cfg', predictor)
         super().__init__(**kwargs)
-        # The base class applies it behind each fc, where none is needed.
+        # The base class applies it behind each fc; neurons take its place.
         self.relu = nn.Identity()
 
     def _add_conv_fc_branch(self, *args, **kwargs) -> tuple:
@@ -74,10 +74,10 @@ class SpikeConvFCBBoxHead(ConvFCBBoxHead):
 
     def loss(self, cls_score: Tensor, bbox_pred: Tensor, *args,
              **kwargs) -> dict:
-        """mmdet's, with a loss of zero for the scores of no region.
+        """Compute mmdet's losses; without any region, add a loss of zero.
 
-        mmdet leaves it out. Then fc_cls has no gradient, and with several
-        processes the others wait for it.
+        mmdet leaves that loss out. Then fc_cls has no gradient, for which
+        the other processes wait.
         """
         losses = super().loss(cls_score, bbox_pred, *args, **kwargs)
         if cls_score is not None and not len(cls_score):
@@ -86,9 +86,9 @@ class SpikeConvFCBBoxHead(ConvFCBBoxHead):
 
     def refine_bboxes(self, sampling_results: list, bbox_results: dict,
                       batch_img_metas: list[dict]) -> list[InstanceData]:
-        """mmdet's, and no boxes of no region.
+        """Refine boxes as mmdet does; without any region, go on with none.
 
-        mmdet ends the cascade there. Then its later stages have no gradient.
+        mmdet ends the cascade there, and its later stages have no gradient.
         """
         if not len(bbox_results['cls_score']):
             return [InstanceData(bboxes=r.priors) for r in sampling_results]

@@ -43,13 +43,14 @@ class SpikeLinearClsHead(ClsHead):
         self.in_channels = in_channels
         self.neuron = build_neuron(neuron)
         if getattr(self.neuron, 'learned', False):
-            # Means over a map are small at random weights and grow with what
-            # is learned: a start from them would clip what tells the classes.
+            # Means over a map are small at random weights and grow during
+            # training. A threshold started from them would clip the later
+            # ones.
             self.neuron.threshold = self.neuron.default_threshold
         self.fc = LSQLinear(in_channels, num_classes, bits=weight_bits)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Spikes that the classifier reads, (B, C)."""
+        """Compute the spikes that the classifier reads, (B, C)."""
         x = feats[-1]
         if x.dim() == 4:
             x = x.mean((2, 3))

@@ -15,9 +15,9 @@ class SpikeFCNMaskHead(FCNMaskHead):
     for the logits. Targets, losses and pasting are mmdet's. The neurons work
     at T = 1; the same function in training and in evaluation.
 
-    The deconvolution, whose kernel s is its stride, is computed as neuron ->
-    1x1 conv to s * s * C channels -> pixel shuffle. That is the same linear
-    map, so its weights are quantised and folded like any conv's:
+    The deconvolution, whose kernel size s equals its stride, is computed as
+    neuron -> 1x1 conv to s * s * C channels -> pixel shuffle. That is the
+    same linear map, and its weights are quantized and folded as in any conv:
 
     .. math:: y_{c, s i + a, s j + b} = \sum_k w_{(c, a, b), k} x_{k, i, j}
 
@@ -57,5 +57,5 @@ class SpikeFCNMaskHead(FCNMaskHead):
                           self.upsample.out_channels * self.scale_factor**2,
                           1, **unit), PixelShuffle(self.scale_factor))
         self.conv_logits = to_spike_conv(self.conv_logits, **unit)
-        # The base class applies it behind the deconv, where none is needed.
+        # The base class applies it behind the deconv; neurons take its place.
         self.relu = nn.Identity()

@@ -64,6 +64,6 @@ class SpikeRPNHead(RPNHead):
                                  **self.unit)
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and deltas of one map."""
+        """Compute scores and deltas of one map."""
         x = self.rpn_conv(x)
         return self.rpn_cls(x), self.rpn_reg(x)

@@ -19,11 +19,11 @@ class SpikeFPN(BaseModule):
         L_i &= norm(conv_{1 \times 1}(neuron(x_i))) + up(L_{i+1}) \\
         P_i &= norm(conv_{3 \times 3}(neuron(L_i)))
 
-    with up the nearest neighbour at the size of the finer level. Levels
-    beyond those of the input halve the last one: by picking every other
-    pixel, or by a stride-2 unit (neuron, conv, norm). The same function in
-    training and in evaluation. The backbone averages its maps over time, so
-    the neurons here work at T = 1.
+    where up enlarges a map to the size of the finer level by nearest
+    neighbors. Extra levels halve the last one, by picking every other pixel
+    or by a stride-2 unit (neuron, conv, norm). Training and evaluation compute
+    the same function. The backbone averages its maps over time, so the
+    neurons here work at T = 1.
 
     Detection as published: no norm. Segmentation as published:
     ``norm_cfg=dict(type='BN')`` and a neuron of amplitude 0.25.
@@ -34,8 +34,8 @@ class SpikeFPN(BaseModule):
         out_channels (int): Channels of every output map.
         num_outs (int): Output maps.
         start_level (int): First input map used. Defaults to 0.
-        end_level (int): Last input map used; -1 is the last of all, and
-            only then there may be extra levels. Defaults to -1.
+        end_level (int): Last input map used; -1 is the last of all. Extra
+            levels need the last of all. Defaults to -1.
         add_extra_convs (bool | str): What extra levels read through convs:
             'on_input' (or True) the last input map, 'on_lateral' the last
             lateral map, 'on_output' the last output map. False picks pixels

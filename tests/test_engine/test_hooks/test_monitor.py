@@ -419,6 +419,26 @@ def test_sound_gradients_are_no_news(tmp_path, monkeypatch):
     assert not any('the gradient grows' in line for line in lines)
 
 
+class Scaled(OptimWrapper):
+    """Loses a step to a scale that is too large, as a scaler may."""
+
+    loss_scaler = MagicMock(get_scale=lambda: 4.)
+
+    def update_params(self, loss, *args, **kwargs) -> None:
+        super().update_params(loss * torch.inf)
+
+
+def test_a_step_that_a_scaler_leaves_out_is_no_news(tmp_path, monkeypatch):
+    lines = said(monkeypatch)
+    monkeypatch.setattr(mmqsdt.engine.hooks.monitor, 'EXPLODED', 1e-6)
+    runner = make_runner(tmp_path, monitor(interval=1, window=1), 1)
+    runner.optim_wrapper = Scaled(torch.optim.SGD(
+        runner.model.parameters(), lr=0.))
+    runner.train()
+    assert not any('the gradient grows' in line for line in lines)
+    assert not any('gradient_norm' in key for key in reports(tmp_path)[0])
+
+
 def test_saturated_layers_are_named_once(tmp_path, monkeypatch):
     lines = said(monkeypatch)
     runner = make_runner(tmp_path, monitor(interval=1, window=1), 3)

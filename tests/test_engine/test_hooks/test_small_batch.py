@@ -138,14 +138,14 @@ def test_a_later_small_image_does_not_end_a_training(tmp_path, monkeypatch):
     assert steps.done == 6
     assert seen == [True, True, False] * 2 and norm.training
     assert norm.num_batches_tracked == 4
-    assert sum('one value a channel at norm' in line for line in lines) == 1
+    assert sum('one value per channel at norm' in line for line in lines) == 1
     assert all(torch.isfinite(x).all() for x in norm.state_dict().values())
 
 
 @pytest.mark.parametrize('images, size, options, words', [
     (0, 2, {}, 'train_dataloader: the data set is empty.*filter_empty_gt'),
     (3, 4, dict(drop_last=True),
-     'train_dataloader gives no batch: of 3 images no batch of 4'),
+     'train_dataloader gives no batch: 3 images do not fill a batch of 4'),
 ])
 def test_a_training_of_nothing_is_refused(tmp_path, images, size, options,
                                           words):

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from shared import ARCH
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = dict(
     cls='cls/qsdt_digits', det='det/qsdt_maskrcnn_digits',
     seg='seg/qsdt_fpn_digits')
 PACKAGES = dict(cls='mmpretrain', det='mmdet', seg='mmseg')
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from shared import ARCH
 
 from experiments.benchmark import Models, alternate
 from experiments.benchmark.runners import fold_norms, shutil
@@ -7,9 +8,6 @@ from mmqsdt.layers import SpikingNeuron
 from mmqsdt.models import QSDTransformer
 from mmqsdt.models.counterpart import counterpart_config
 from mmqsdt.utils.build import build_model
-
-ARCH = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
-
 
 
 def test_runners_take_turns():

@@ -1,0 +1,4 @@
+from mmqsdt.cli.paper import main
+
+if __name__ == '__main__':
+    main()

@@ -3,6 +3,7 @@
 Each check raises what is wrong, or returns what was seen, in a few words.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,10 @@ from mmqsdt.deploy import compare_forms, to_fast, to_integer, to_spikes
 
 from .operators import compare_operators
 from .processes import compare_processes
+
+# cuBLAS computes the same twice only with this, and PyTorch asks for it; it
+# is read when CUDA starts.
+os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
 ROOT = Path(__file__).parents[2]
 SMALL = dict(embed_dims=(16, 32, 32, 64), depths=(1, 1), num_heads=2)

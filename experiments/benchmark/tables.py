@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mmqsdt.utils import tables as terminal
 
-from .report import TRAINING_GOALS, Benchmark, Timing, goals
+from .report import Benchmark, Timing
 from .runners import TITLES
 from .training import TRAINING_TITLES
 
@@ -20,7 +20,7 @@ PART_COLORS = dict(
 
 
 def benchmark_tables(report: Benchmark) -> list[Table]:
-    """Everything that was measured, the goals last."""
+    """Everything that was measured."""
     tables = []
     for batch, size in report.cases():
         tables.append(inference_table(report, batch, size))
@@ -36,8 +36,6 @@ def benchmark_tables(report: Benchmark) -> list[Table]:
                for what, found in report.profile.items()]
     if report.loading:
         tables.append(loading_table(report.loading))
-    if goals(report):
-        tables.append(goals_table(report))
     return tables
 
 
@@ -141,18 +139,16 @@ def exponents_table(report: Benchmark) -> Table:
 
 
 def training_table(training: dict) -> Table:
-    """Training steps over those of the counterpart, beside the goals."""
+    """Training steps over those of the counterpart."""
     table = new_table(
         f'Training step, batch {training["batch"]}, '
         f'{training["size"]} x {training["size"]}',
-        'runner', 'ms', 'over ANN', 'goal', 'peak MiB', 'over ANN', 'goal')
+        'runner', 'ms', 'over ANN', 'peak MiB', 'over ANN')
     for name, title in TRAINING_TITLES.items():
         cells = [title]
-        wanted = TRAINING_GOALS.get(name, (None, None))
-        for key, goal in zip(('median_ms', 'peak_mib'), wanted):
+        for key in ('median_ms', 'peak_mib'):
             value, ann = training[key][name], training[key]['ann']
-            cells += [f'{value:.0f}', f'{value / ann:.2f}',
-                      f'<= {goal:.2f}' if goal else '']
+            cells += [f'{value:.0f}', f'{value / ann:.2f}']
         table.add_row(*cells)
     return table
 
@@ -193,18 +189,6 @@ def loading_table(loading: list[dict]) -> Table:
     for backend in dict.fromkeys(entry['backend'] for entry in loading):
         table.add_row(backend, *(
             f'{speeds[backend, n]:.0f}' for n in workers))
-    return table
-
-
-def goals_table(report: Benchmark) -> Table:
-    """Every goal beside its figure."""
-    table = new_table('Goals', 'what', 'measured', 'goal', 'met')
-    for goal in goals(report):
-        sign = '>=' if goal.at_least else '<='
-        table.add_row(
-            goal.what, f'{goal.figure:.2f} {goal.unit}'.strip(),
-            f'{sign} {goal.bound:.2f} {goal.unit}'.strip(),
-            'yes' if goal.met else 'no')
     return table
 
 

@@ -76,7 +76,7 @@ def load_images(cfg: Config, model: nn.Module,
 
 
 def picture_facts(cfg: Config) -> dict[str, str]:
-    """What the test data do to the size of a picture, and their classes."""
+    """Say what the test data do to a picture's size, and their classes."""
     facts = {}
     dataset = next(leaf_datasets(
         (cfg.get('test_dataloader') or {}).get('dataset')), None)

@@ -83,7 +83,7 @@ def main() -> None:
 
 def prepare(args: argparse.Namespace, config: str,
             checkpoint: str) -> tuple:
-    """The config and the path of the checkpoint, both checked."""
+    """Check the config and find the checkpoint."""
     args.config = config
     cfg = load_config(args)
     energy_costs(cfg)
@@ -96,7 +96,7 @@ def prepare(args: argparse.Namespace, config: str,
 
 def measure(cfg, checkpoint: str,
             args: argparse.Namespace) -> tuple[PaperRow, str]:
-    """The row of a run, and how to read its energies."""
+    """Return the row of a run, and how to read its energies."""
 
     def trained() -> nn.Module:
         model = build_model(cfg)

@@ -51,7 +51,8 @@ def print_report(report: EnergyReport, layers: bool = False) -> None:
     wide = max(Console(width=500).measure(t).maximum for t in tables)
     console = Console(width=max(console.width, wide))
     console.print(tables[0])
-    print(notes(report), end='\n\n')
+    console.print(notes(report), markup=False, highlight=False,
+                  soft_wrap=True, end='\n\n')
     for table in tables[1:]:
         console.print(table)
 

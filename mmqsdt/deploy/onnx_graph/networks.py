@@ -126,6 +126,7 @@ def anchor_rules(head: nn.Module) -> dict[str, str]:
         means=list(coder.means), stds=list(coder.stds),
         wh_ratio_clip=16 / 1000,
         score_thr=config.get('score_thr', 0),
+        min_bbox_size=config.get('min_bbox_size', -1),
         nms_pre=number('nms_pre'),
         iou_threshold=nms.get('iou_threshold', 1),
         max_per_img=number('max_per_img'))))

@@ -51,6 +51,7 @@ NOT_RUN = {
     'make ablation': ABLATION,
     'python tools/ablation.py': ABLATION,
     'make benchmark': BENCHMARK,
+    'make gpu-check': 'needs a GPU; test_gpu_check.py runs its checks',
     'python tools/benchmark.py CONFIG': BENCHMARK,
     'python tools/benchmark.py configs/cls/qsdt_imagenet.py --threads 1':
     BENCHMARK,

@@ -42,6 +42,7 @@ NOT_RUN = {
     'make torture': 'half an hour; test_soak and test_reliability run parts',
     'make docs': 'tests/test_docs.py builds the site',
     'make zoo': ZOO,
+    'mmqsdt -h': 'tests/test_import.py reads it',
     'python tools/swap.py': SWAP,
     'python tools/test.py configs/cls/qsdt_imagenet.py OURS.pth':
     'full-size weights; tests/test_checkpoints/test_convert.py has small ones',

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from mmqsdt.utils import tables as terminal
 
 from .report import Benchmark, Timing
 from .runners import TITLES
@@ -75,11 +76,7 @@ def to_markdown(report: Benchmark) -> str:
 
 def new_table(title: str, first: str, *names: str) -> Table:
     """Make a table whose columns hold numbers, except the first."""
-    table = Table(title=title, title_justify='left', box=SIMPLE_HEAD)
-    table.add_column(first)
-    for name in names:
-        table.add_column(name, justify='right')
-    return table
+    return terminal.new_table(title, (first, ), names)
 
 
 def inference_table(report: Benchmark, batch: int, size: int) -> Table:

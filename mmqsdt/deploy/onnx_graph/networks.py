@@ -77,7 +77,7 @@ def output_fact(model: nn.Module, part: str = 'whole') -> str:
 
 
 def output_rules(model: nn.Module, part: str = 'whole') -> dict[str, str]:
-    """The same for a program: task, activation, what it takes to decode.
+    """Say it for a program: task, activation, and what decoding takes.
 
     Empty for a part, and for what a program alone cannot finish.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch.distributed
 
-PATIENCE = timedelta(seconds=60)  # after which a process counts as hung
+PATIENCE = timedelta(seconds=120)  # after which a process counts as hung
 
 
 def join_over_gloo(rank: int, function: Callable, folder: Path,

@@ -43,6 +43,7 @@ NOT_RUN = {
     'make docs': 'tests/test_docs.py builds the site',
     'mmqsdt -h': 'tests/test_import.py shows it',
     'make zoo': ZOO,
+    'mmqsdt -h': 'tests/test_import.py reads it',
     'python tools/swap.py': SWAP,
     'python tools/test.py configs/cls/qsdt_imagenet.py OURS.pth':
     'full-size weights; tests/test_checkpoints/test_convert.py has small ones',
@@ -51,6 +52,7 @@ NOT_RUN = {
     'make ablation': ABLATION,
     'python tools/ablation.py': ABLATION,
     'make benchmark': BENCHMARK,
+    'make gpu-check': 'needs a GPU; test_gpu_check.py runs its checks',
     'python tools/benchmark.py CONFIG': BENCHMARK,
     'python tools/benchmark.py configs/cls/qsdt_imagenet.py --threads 1':
     BENCHMARK,

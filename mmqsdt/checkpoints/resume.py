@@ -238,6 +238,13 @@ def check_fits(model: nn.Module, cfg: Config) -> None:
         raise ValueError(f'{path} is of another model: none of the '
                          f'{len(own)} entries of this {name} is in it with '
                          f'the same shape, e.g. {next(iter(own))}')
+    # Thresholds and counters have one shape in every arch; a head of other
+    # classes is left out with a warning.
+    known = [k for k in own if k in found and own[k].numel() > 1]
+    if 2 * len(shapes) > len(known) and not cfg.resume:
+        raise ValueError(f'{path} is of another arch: of {len(known)} '
+                         f'entries of this {name} {len(shapes)} have another '
+                         f'shape. First: {shapes[0]}')
     if cfg.resume and (shapes or missing):
         hint = '' if shapes else other_neuron(model, found)
         raise ValueError(f'{path} was saved' + (

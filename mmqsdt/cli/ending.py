@@ -126,7 +126,7 @@ def is_bug(error: BaseException) -> bool:
 
 
 def _of_worker(error: BaseException) -> tuple[str, bool]:
-    """What a process of a data loader raised, which is told as text.
+    """Find what a process of a data loader raised, told as text.
 
     Returns:
         tuple[str, bool]: Its message without the traceback before it, and

@@ -31,14 +31,12 @@ from ..measure.score import measure_score
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from .common import load_config
-from .ending import command
+from .ending import ToolParser, command
 from .energy import energy_costs
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'runs', nargs='+', metavar='CONFIG CHECKPOINT',
         help='paths of a config and of its checkpoint, packed weights or '
@@ -83,7 +81,7 @@ def main() -> None:
 
 def prepare(args: argparse.Namespace, config: str,
             checkpoint: str) -> tuple:
-    """The config and the path of the checkpoint, both checked."""
+    """Return the config and the path of the checkpoint, both checked."""
     args.config = config
     cfg = load_config(args)
     energy_costs(cfg)
@@ -96,7 +94,7 @@ def prepare(args: argparse.Namespace, config: str,
 
 def measure(cfg, checkpoint: str,
             args: argparse.Namespace) -> tuple[PaperRow, str]:
-    """The row of a run, and how to read its energies."""
+    """Make the row of a run, and say how to read its energies."""
 
     def trained() -> nn.Module:
         model = build_model(cfg)

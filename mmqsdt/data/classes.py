@@ -96,7 +96,7 @@ def keep_read(dataset: dict, made: BaseDataset) -> None:
 
 
 def take_read(dataset: dict) -> BaseDataset | None:
-    """The data set of a config, if it was kept; for one who asks for it."""
+    """Hand over the data set of a config, if it was kept."""
     for entry in _read:
         if entry[:2] == (os.getcwd(), dict(dataset)):
             _read.remove(entry)

@@ -229,7 +229,7 @@ def _same_classes(leaves: list[Leaf],
 
 
 def _same_data(leaves: list[Leaf], parts: Iterable[str]) -> Iterator[Answer]:
-    """A score of the images that were learned says little about others."""
+    """Name parts whose score is that of images that were learned."""
     learned = [leaf.source for leaf in leaves if leaf.part == 'train']
     for leaf in leaves:
         # Those of fixed folders take another one in a test.

@@ -44,3 +44,23 @@ def test_the_config_of_an_older_checkpoint_is_named(name, tmp_path):
         if not key.endswith(('log_threshold', 'weight'))}), path)
     with pytest.raises(ValueError, match='saved from another config'):
         load_for_test(model, path)
+
+
+def test_weights_of_another_arch_are_no_start(tmp_path):
+    """Thresholds of one value would fit; a head of other classes may not."""
+    cfg = Config.fromfile(get_config_path('cls/qsdt_digits.py'))
+    pytest.importorskip('mmpretrain.models')
+    check_framework(cfg)
+    guard_loading()
+    model = build_model(cfg)
+    cfg.load_from, cfg.resume = str(tmp_path / 'x.pth'), False
+    state = model.state_dict()
+    torch.save(dict(state_dict={
+        key: torch.cat([value] * 2) if key.startswith('head.') else value
+        for key, value in state.items()}), cfg.load_from)
+    check_fits(model, cfg)
+    torch.save(dict(state_dict={
+        key: torch.cat([value] * 2) if value.numel() > 1 else value
+        for key, value in state.items()}), cfg.load_from)
+    with pytest.raises(ValueError, match='is of another arch: of .* First'):
+        check_fits(model, cfg)

@@ -90,23 +90,29 @@ def test_other_launchers_need_an_accelerator(launcher, alone, monkeypatch):
         join_processes(Config(dict(launcher=launcher)))
 
 
-def refuse_on(rank: int, folder: Path, which: int | None) -> None:
-    try:
-        with ends_together():
-            if rank == which:
-                raise KeyError('a broken file')
-    except (KeyError, ValueError) as error:
-        (folder / f'{rank}.txt').write_text(f'{type(error).__name__} {error}')
+REFUSING = (0, 1, None)
 
 
-@pytest.mark.parametrize('which', [0, 1, None])
-def test_what_one_process_refuses_ends_both(which, two_processes, tmp_path):
-    two_processes(refuse_on, which)
-    said = {path.stem: path.read_text() for path in tmp_path.glob('*.txt')}
-    assert said == ({} if which is None else {
-        str(which): "KeyError 'a broken file'",
-        str(1 - which): f"ValueError process {which} cannot go on: "
-        "'a broken file'"})
+def refuse(rank: int, folder: Path) -> None:
+    for which in REFUSING:
+        try:
+            with ends_together():
+                if rank == which:
+                    raise KeyError('a broken file')
+        except (KeyError, ValueError) as error:
+            (folder / f'{which}-{rank}.txt').write_text(
+                f'{type(error).__name__} {error}')
+
+
+def test_what_one_process_refuses_ends_both(two_processes, tmp_path):
+    two_processes(refuse)
+    for which in REFUSING:
+        said = {path.stem[-1]: path.read_text()
+                for path in tmp_path.glob(f'{which}-*.txt')}
+        assert said == ({} if which is None else {
+            str(which): "KeyError 'a broken file'",
+            str(1 - which): f"ValueError process {which} cannot go on: "
+            "'a broken file'"})
 
 
 def test_one_process_ends_alone(alone):

@@ -20,6 +20,12 @@ class Branches(nn.Module):
         self.neurons = nn.ModuleList(
             IELIF(threshold='learned') for _ in range(3))
 
+    @classmethod
+    def first(cls, index: int) -> nn.Module:
+        """A linear layer as it is before the first step."""
+        torch.manual_seed(0)
+        return cls().linears[index]
+
     def forward(self, x: Tensor, taken: list[int]) -> Tensor:
         out = x + 0 * self.linears[0].bias  # a gradient, whatever is taken
         for i in taken:
@@ -41,49 +47,57 @@ def batch(rank: int, step: int) -> Tensor:
     return torch.randn(8, 6, generator=made) * (1 + rank)
 
 
-def train(rank: int, folder: Path, route: str) -> None:
-    torch.manual_seed(0)
-    model = Branches()
-    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    seen = []
-    for step, taken in enumerate(ROUTES[route][rank]):
-        optimizer.zero_grad()
-        wrapped(batch(rank, step), taken).backward()
-        optimizer.step()
-        seen.append([neuron._started for neuron in model.neurons])
-    torch.save((seen, model.state_dict()), folder / f'{rank}.pt')
+def train(rank: int, folder: Path) -> None:
+    for route, taken in ROUTES.items():
+        torch.manual_seed(0)
+        model = Branches()
+        wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        started, starts = [], []
+        for step, neurons in enumerate(taken[rank]):
+            optimizer.zero_grad()
+            wrapped(batch(rank, step), neurons).backward()
+            starts.append([neuron.threshold for neuron in model.neurons])
+            optimizer.step()
+            started.append([neuron._started for neuron in model.neurons])
+        torch.save((started, starts, model.state_dict()),
+                   folder / f'{route}{rank}.pt')
 
 
-@pytest.mark.parametrize('route', ROUTES)
-def test_processes_that_reach_other_neurons(
-        route: str, two_processes: Callable, tmp_path: Path):
+def test_processes_that_reach_other_neurons(two_processes: Callable,
+                                            tmp_path: Path):
     """None waits for another, and all have the same thresholds."""
-    two_processes(train, route)
-    (seen, first), (others, second) = (
-        torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
-    assert seen == others
-    for key, value in first.items():
-        assert torch.equal(value, second[key]), key
-    reached = {i for routes in ROUTES[route] for taken in routes
-               for i in taken}
-    assert [i in reached for i in range(3)] == seen[-1]
+    two_processes(train)
+    for route, (ours, theirs) in ROUTES.items():
+        (started, starts, first), (others, _, second) = (
+            torch.load(tmp_path / f'{route}{rank}.pt') for rank in range(2))
+        assert started == others, route
+        for key, value in first.items():
+            assert torch.equal(value, second[key]), (route, key)
+        reached = {i for taken in ours + theirs for i in taken}
+        assert [i in reached for i in range(3)] == started[-1], route
+        for i in ours[0]:  # until the step each has its own
+            alone = IELIF(threshold='learned')
+            made = Branches.first(i)
+            alone(made(batch(0, 0)))
+            assert starts[0][i] == pytest.approx(alone.threshold), route
 
 
-def start(rank: int, folder: Path) -> None:
-    model = DistributedDataParallel(nn.Sequential(
-        nn.Flatten(), IELIF(threshold='learned')))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.)
-    model(batch(rank, 0)).sum().backward()
+def test_the_start_is_that_of_all_batches(monkeypatch):
+    """As sums of two processes are added up."""
+    neurons = [IELIF(threshold='learned') for _ in range(2)]
+    batches = [batch(rank, 0) for rank in range(2)]
+    monkeypatch.setattr('mmqsdt.layers.ie_lif.get_world_size', lambda: 2)
+    for neuron, x in zip(neurons, batches):
+        neuron(x)
+    seen = [torch.tensor(neuron.seen) for neuron in neurons]
+    monkeypatch.setattr('mmqsdt.layers.common_start.get_world_size',
+                        lambda: 2)
+    monkeypatch.setattr('mmqsdt.layers.common_start.all_reduce',
+                        lambda total: total.copy_(sum(seen)))
+    optimizer = torch.optim.SGD(neurons[0].parameters(), lr=0.)
     optimizer.step()
-    torch.save(model.module[1].threshold, folder / f'{rank}.pt')
-
-
-def test_the_start_is_that_of_all_batches(two_processes: Callable,
-                                          tmp_path: Path):
-    two_processes(start)
     alone = IELIF(threshold='learned')
-    alone(torch.cat([batch(rank, 0) for rank in range(2)]))
-    for rank in range(2):
-        assert torch.load(tmp_path / f'{rank}.pt') == pytest.approx(
-            alone.threshold)
+    alone(torch.cat(batches))
+    assert neurons[0].threshold == pytest.approx(alone.threshold)
+    assert neurons[0].seen is None and neurons[1].seen is not None

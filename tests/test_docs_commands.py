@@ -41,7 +41,6 @@ NOT_RUN = {
     'make test': 'that is this',
     'make torture': 'half an hour; test_soak and test_reliability run parts',
     'make docs': 'tests/test_docs.py builds the site',
-    'mmqsdt -h': 'tests/test_import.py shows it',
     'make zoo': ZOO,
     'mmqsdt -h': 'tests/test_import.py reads it',
     'python tools/swap.py': SWAP,

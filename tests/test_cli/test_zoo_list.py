@@ -146,10 +146,10 @@ def workplace(tmp_path_factory) -> Path:
 
 
 def without_classes(part: object) -> object:
-    """The same, but for the numbers of classes at any depth."""
+    """The same, but for numbers and weights of classes at any depth."""
     if isinstance(part, dict):
         return {key: without_classes(value) for key, value in part.items()
-                if key != 'num_classes'}
+                if key not in ('num_classes', 'class_weight')}
     if isinstance(part, (list, tuple)):
         return [without_classes(each) for each in part]
     return part

@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OUT ?= demo_out
 
-.PHONY: install test torture lint demo demo-cls demo-seg zoo ablation heads calibration benchmark docs clean
+.PHONY: install test torture lint demo demo-cls demo-seg zoo ablation heads calibration benchmark gpu-check docs clean
 
 install: $(VENV)/.installed
 
@@ -80,14 +80,25 @@ docs: install
 	@echo "open docs/_build/html/index.html"
 
 # docs/performance.md. Nothing else should run meanwhile.
+BENCHMARK = $(PY) tools/benchmark.py --page docs/performance.md
 benchmark: install
-	$(PY) tools/benchmark.py configs/cls/qsdt_imagenet.py \
-	    --batches 1 4 16 --sizes 224 448 1024 --train 4 --memory --loading \
-	    --profile --page docs/performance.md
-	$(PY) tools/benchmark.py configs/seg/qsdt_fpn_ade20k.py \
-	    --batches 1 --sizes 512 --page docs/performance.md
-	$(PY) tools/benchmark.py configs/det/qsdt_maskrcnn_coco.py \
-	    --batches 1 --sizes 512 --page docs/performance.md
+	$(BENCHMARK) configs/cls/qsdt_imagenet.py --batches 1 4 16 \
+	    --sizes 224 448 1024 --train 4 --memory --loading --profile
+	$(BENCHMARK) configs/seg/qsdt-learned_fpn_ade20k.py --batches 1 \
+	    --sizes 512
+	$(BENCHMARK) configs/det/qsdt-learned_retinanet_coco.py --batches 1 \
+	    --sizes 512
+	$(BENCHMARK) configs/det/qsdt-learned_maskrcnn_coco.py --batches 1 \
+	    --sizes 512
+	$(PY) -m experiments.benchmark.summary --page docs/performance.md \
+	    work_dirs/qsdt_imagenet/benchmark.json \
+	    work_dirs/qsdt-learned_fpn_ade20k/benchmark.json \
+	    work_dirs/qsdt-learned_retinanet_coco/benchmark.json \
+	    work_dirs/qsdt-learned_maskrcnn_coco/benchmark.json
+
+# On a machine with CUDA; says so and ends well on one without.
+gpu-check: install
+	$(PY) -m experiments.gpu_check --page docs/performance.md
 
 clean:
 	rm -rf work_dirs $(OUT) data/digits

@@ -1,4 +1,4 @@
-"""A trained model in every form: score, flips, time and bytes, as a table.
+"""Compare the forms of a trained model: score, flips, time and bytes.
 
     python tools/compare_forms.py CONFIG CHECKPOINT [--page docs/spikes.md]
 """
@@ -31,7 +31,7 @@ from .benchmark import alternate
 from .markdown import write_table
 from .seeds import METRICS
 
-# Name in tables -> form and encoding; the first is what others are held to.
+# Name in tables -> form and encoding. The others are compared with the first.
 FORMS = dict(
     float=('float', 'thermometer'),
     integer=('integer', 'thermometer'),
@@ -45,18 +45,17 @@ ROUNDS = 5
 
 @dataclass
 class FormScore:
-    """What one form does.
+    """What was measured of one form.
 
     Attributes:
         name (str): Key of ``FORMS``.
         scores (dict[str, float]): Of the test data, as the config's metric
             names them.
-        double_scores (dict[str, float]): The same in float64; empty if not
-            asked for.
+        double_scores (dict[str, float]): The same in float64, if measured.
         flips (dict[str, int]): Counts that differ from the float form's, by
             'float32' and 'float64'.
-        arisen (int): Those of float32 that no other flip led to.
-        distance (float): Of their potentials, the largest distance to a
+        arisen (int): Flips in float32 that no other flip led to.
+        distance (float): Largest distance of their potentials to a
             threshold.
         counts (int): How many were compared.
         seconds (list[float]): Processor time of one image, one thread, in

@@ -28,7 +28,7 @@ from mmqsdt.measure.energy import measure_energy
 from mmqsdt.measure.paper_table import paper_row
 from mmqsdt.measure.regions import fix_regions
 from mmqsdt.utils.build import build_model, load_batches
-from mmqsdt.utils.configs import find_config
+from mmqsdt.utils.configs import find_config, parts
 from mmqsdt.utils.frameworks import check_framework
 
 from .benchmark import alternate
@@ -86,20 +86,14 @@ def parse_args() -> argparse.Namespace:
 def with_setting(cfg: Config, setting: Setting) -> Config:
     """Give the config these weights, neurons and steps, where it has such."""
     cfg = deepcopy(cfg)
-
-    def visit(part: object) -> None:
-        for value in part.values() if isinstance(part, dict) else part:
-            if isinstance(value, (dict, list, tuple)):
-                visit(value)
-        kind = str(part.get('type')) if isinstance(part, dict) else ''
+    for part in parts(cfg.model):
+        kind = str(part.get('type'))
         if kind.startswith(('mmqsdt.QSD', 'mmqsdt.Spike')):
             part['weight_bits'] = setting.bits
             part['neuron'] = dict(part.get('neuron') or dict(
                 type='mmqsdt.IELIF'), levels=setting.levels)
         if kind == 'mmqsdt.QSDTransformer':
             part['time_steps'] = setting.steps
-
-    visit(cfg.model)
     return cfg
 
 

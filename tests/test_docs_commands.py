@@ -42,6 +42,7 @@ NOT_RUN = {
     'make torture': 'half an hour; test_soak and test_reliability run parts',
     'make docs': 'tests/test_docs.py builds the site',
     'make zoo': ZOO,
+    'mmqsdt -h': 'tests/test_import.py reads it',
     'python tools/swap.py': SWAP,
     'python tools/test.py configs/cls/qsdt_imagenet.py OURS.pth':
     'full-size weights; tests/test_checkpoints/test_convert.py has small ones',
@@ -50,6 +51,7 @@ NOT_RUN = {
     'make ablation': ABLATION,
     'python tools/ablation.py': ABLATION,
     'make benchmark': BENCHMARK,
+    'make gpu-check': 'needs a GPU; test_gpu_check.py runs its checks',
     'python tools/benchmark.py CONFIG': BENCHMARK,
     'python tools/benchmark.py configs/cls/qsdt_imagenet.py --threads 1':
     BENCHMARK,

@@ -12,6 +12,8 @@ import pytest
 import torch
 from shared import run_tool
 
+from experiments import compare_forms
+
 ROOT = Path(__file__).parents[1]
 TASKS = {
     'mmpretrain': 'configs/cls/qsdt_digits.py',
@@ -26,6 +28,14 @@ SHORT = {
     'mmseg': ['train_cfg.max_iters=2', 'train_cfg.val_interval=2',
               'default_hooks.checkpoint.interval=2',
               'train_dataloader.batch_size=2']
+}
+# A prediction of seconds: few regions, and one scene.
+SMALL = {
+    'mmpretrain': [],
+    'mmdet': ['model.test_cfg.rpn.nms_pre=100',
+              'model.test_cfg.rpn.max_per_img=16',
+              'test_dataloader.dataset.indices=1'],
+    'mmseg': ['test_dataloader.dataset.indices=1']
 }
 LOADERS = [
     f'{part}_dataloader.{key}' for part in ('train', 'val', 'test')
@@ -87,9 +97,10 @@ def test_every_form_of_a_trained_model(framework, workplace, monkeypatch,
     train(monkeypatch, workplace, framework, work_dir)
     capsys.readouterr()
     page = workplace / f'{framework}.md'
+    monkeypatch.setattr(compare_forms, 'ROUNDS', 1)
     run_tool(monkeypatch, workplace, 'compare_forms.py',
              ROOT / TASKS[framework], work_dir, '--images', '1', '--double',
-             '--page', page, '--cfg-options', *LOADERS)
+             '--page', page, '--cfg-options', *SMALL[framework], *LOADERS)
     table = [line for line in page.read_text().splitlines()
              if line.startswith('| ')]
     assert '\n'.join(table) in capsys.readouterr().out
@@ -227,7 +238,7 @@ def ade_stand_in(folder: Path) -> None:
 
 
 TINY = 'model.backbone.arch=tiny'
-FEW = ['train_dataloader.batch_size=1', 'train_dataloader.dataset.indices=2',
+FEW = ['train_dataloader.batch_size=1', 'train_dataloader.dataset.indices=1',
        'val_dataloader.dataset.indices=1']
 STAND_INS = {
     'configs/cls/qsdt_imagenet.py':

@@ -121,6 +121,10 @@ def main() -> None:
                      rules['strides'], rules['base_anchors']))]
         boxes, scores, labels = map(np.concatenate, zip(*parts))
         boxes = np.clip(boxes, 0, [*size, *size]) / [*ratio, *ratio]
+        if rules['min_bbox_size'] >= 0:  # nothing is left beside the picture
+            sides = boxes[:, 2:] - boxes[:, :2]
+            large = (sides > rules['min_bbox_size']).all(1)
+            boxes, scores, labels = boxes[large], scores[large], labels[large]
         kept = suppress(boxes, scores, labels, rules['iou_threshold'])
         for i in kept[:rules['max_per_img']]:
             name = classes[labels[i]] if classes else int(labels[i])

@@ -1,4 +1,4 @@
-"""What a benchmark found: times, memory, shares, and the goals."""
+"""What a benchmark found: times, memory, shares."""
 
 import json
 import platform
@@ -123,93 +123,7 @@ class Benchmark:
                 quartiles_ms=timing.spread,
                 images_per_second=timing.throughput,
                 speedup=self.speedup(timing))
-        data['goals'] = [dict(asdict(g), met=g.met) for g in goals(self)]
         Path(path).write_text(json.dumps(data, indent=1))
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A figure, and what it should be.
-
-    Attributes:
-        what (str): In words.
-        figure (float): As measured.
-        bound (float): What is wanted.
-        at_least (bool): Whether more is better. Defaults to False.
-        unit (str): Of both. Defaults to 'x'.
-    """
-    what: str
-    figure: float
-    bound: float
-    at_least: bool = False
-    unit: str = 'x'
-
-    @property
-    def met(self) -> bool:
-        """Whether it is reached."""
-        if self.at_least:
-            return self.figure >= self.bound
-        return self.figure <= self.bound
-
-
-# Step time and peak memory over those of the counterpart; fp32 over bfloat16;
-# inference over the best of the counterpart; ONNX Runtime's integers over its
-# floats.
-TRAINING_GOALS = dict(time=1.10, memory=1.0)
-BFLOAT16_GOAL = 1.5
-FAST_GOAL = 3.
-FAST_GOAL_MS = 30.  # 15M, batch 1, 224 x 224
-ONNX_GOAL = 2.
-EXPONENT_GOAL = 1.1
-
-
-def goals(report: Benchmark) -> list[Goal]:
-    """Every goal that the report has a figure for, beside the figure."""
-    found = []
-    for batch, size in report.cases():
-        case = f'batch {batch}, {size} x {size}'
-        fast = report.timing('fast', batch, size)
-        if fast and report.baseline(batch, size):
-            found.append(Goal(
-                f'fast form, speed over the best ANN, {case}',
-                report.speedup(fast), FAST_GOAL, at_least=True))
-        if fast and report.config == 'qsdt_imagenet' and \
-                (batch, size) == (1, 224):
-            found.append(Goal(
-                f'fast form, {case}', fast.median, FAST_GOAL_MS, unit='ms'))
-        onnx = report.timing('onnx', batch, size)
-        ann = report.timing('ann_onnx', batch, size)
-        if onnx and ann:
-            found.append(Goal(
-                f'ONNX Runtime, integers over floats, {case}',
-                ann.median / onnx.median, ONNX_GOAL, at_least=True))
-    found += training_goals(report.training, 'amx_bf16' in report.machine)
-    for what, exponents in (
-            ('time against pixels', report.exponents),
-            ('memory against pixels', report.memory_exponents),
-            ('time against tokens, attention', report.attention_exponents)):
-        found += [Goal(f'exponent of {what}, {name}', exponents[name],
-                       EXPONENT_GOAL, unit='')
-                  for name in ('float', 'fast') if name in exponents]
-    return found
-
-
-def training_goals(training: dict, has_amx: bool) -> list[Goal]:
-    """Those of a training step; of bfloat16 where AMX multiplies it."""
-    if not training:
-        return []
-    times, memory = training['median_ms'], training['peak_mib']
-    found = [
-        Goal('training step, time over ANN', times['model'] / times['ann'],
-             TRAINING_GOALS['time']),
-        Goal('training step, peak memory over ANN',
-             memory['model'] / memory['ann'], TRAINING_GOALS['memory']),
-    ]
-    if has_amx:
-        found.append(Goal('training step, fp32 over bfloat16',
-                          times['model'] / times['bfloat16'], BFLOAT16_GOAL,
-                          at_least=True))
-    return found
 
 
 def fitted_exponent(amounts: Sequence[float],

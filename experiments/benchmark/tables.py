@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from .report import TRAINING_GOALS, Benchmark, Timing, goals
+from mmqsdt.utils import tables as terminal
+
+from .report import Benchmark, Timing
 from .runners import TITLES
 from .training import TRAINING_TITLES
 
@@ -19,7 +20,7 @@ PART_COLORS = dict(
 
 
 def benchmark_tables(report: Benchmark) -> list[Table]:
-    """Everything that was measured, the goals last."""
+    """Everything that was measured."""
     tables = []
     for batch, size in report.cases():
         tables.append(inference_table(report, batch, size))
@@ -35,8 +36,6 @@ def benchmark_tables(report: Benchmark) -> list[Table]:
                for what, found in report.profile.items()]
     if report.loading:
         tables.append(loading_table(report.loading))
-    if goals(report):
-        tables.append(goals_table(report))
     return tables
 
 
@@ -77,11 +76,7 @@ def to_markdown(report: Benchmark) -> str:
 
 def new_table(title: str, first: str, *names: str) -> Table:
     """Make a table whose columns hold numbers, except the first."""
-    table = Table(title=title, title_justify='left', box=SIMPLE_HEAD)
-    table.add_column(first)
-    for name in names:
-        table.add_column(name, justify='right')
-    return table
+    return terminal.new_table(title, (first, ), names)
 
 
 def inference_table(report: Benchmark, batch: int, size: int) -> Table:
@@ -144,18 +139,16 @@ def exponents_table(report: Benchmark) -> Table:
 
 
 def training_table(training: dict) -> Table:
-    """Training steps over those of the counterpart, beside the goals."""
+    """Training steps over those of the counterpart."""
     table = new_table(
         f'Training step, batch {training["batch"]}, '
         f'{training["size"]} x {training["size"]}',
-        'runner', 'ms', 'over ANN', 'goal', 'peak MiB', 'over ANN', 'goal')
+        'runner', 'ms', 'over ANN', 'peak MiB', 'over ANN')
     for name, title in TRAINING_TITLES.items():
         cells = [title]
-        wanted = TRAINING_GOALS.get(name, (None, None))
-        for key, goal in zip(('median_ms', 'peak_mib'), wanted):
+        for key in ('median_ms', 'peak_mib'):
             value, ann = training[key][name], training[key]['ann']
-            cells += [f'{value:.0f}', f'{value / ann:.2f}',
-                      f'<= {goal:.2f}' if goal else '']
+            cells += [f'{value:.0f}', f'{value / ann:.2f}']
         table.add_row(*cells)
     return table
 
@@ -196,18 +189,6 @@ def loading_table(loading: list[dict]) -> Table:
     for backend in dict.fromkeys(entry['backend'] for entry in loading):
         table.add_row(backend, *(
             f'{speeds[backend, n]:.0f}' for n in workers))
-    return table
-
-
-def goals_table(report: Benchmark) -> Table:
-    """Every goal beside its figure."""
-    table = new_table('Goals', 'what', 'measured', 'goal', 'met')
-    for goal in goals(report):
-        sign = '>=' if goal.at_least else '<='
-        table.add_row(
-            goal.what, f'{goal.figure:.2f} {goal.unit}'.strip(),
-            f'{sign} {goal.bound:.2f} {goal.unit}'.strip(),
-            'yes' if goal.met else 'no')
     return table
 
 

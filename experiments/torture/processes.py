@@ -1,4 +1,4 @@
-"""Two processes that train one model over gloo, and what ends them."""
+"""Train one model in two processes over gloo, and end them in many ways."""
 
 import json
 import os
@@ -33,10 +33,10 @@ from .training import (
     start,
 )
 
-# Equal gradients are what is tested, so nothing else may differ: no
-# augmentation, frozen statistics, and an optimizer that is linear in the
-# gradient. In float64 no rounding makes a neuron fire once more or less.
-# With two images in a process, four are a batch: two epochs of two.
+# Gradients are compared, so nothing else may differ: no augmentation, frozen
+# statistics, and an optimizer that is linear in the gradient. In float64 no
+# rounding changes a spike count. Two images in each of two processes are a
+# batch of four: two epochs of two iterations.
 _EXACT = """
 _base_ = [{base!r}]
 custom_imports = dict(imports=['mmqsdt', 'experiments.torture.float64'])
@@ -63,10 +63,10 @@ custom_hooks = [
     dict(type='mmqsdt.SpikeMonitorHook', interval=2, window=1)
 ]
 """
-# What is left between sums of float64 that were made in another order: of
-# values up to 1 in about a hundred steps of rounding, 2e-16 each.
+# Rounding of sums in float64 that are added in another order: about a hundred
+# roundings of values up to 1, of 2e-16 each.
 TOLERANCE = 1e-13
-# For faults, as the shipped config is: with moving statistics and Adam.
+# For faults: as in the shipped config, with moving statistics and Adam.
 _SHORT = """
 _base_ = [{base!r}]
 train_dataloader = dict(batch_size=2)
@@ -80,13 +80,14 @@ default_hooks = dict(logger=dict(interval=1))
 def settle(config: str, path: Path) -> None:
     """Give a model random weights, and batch norms that know their inputs.
 
-    Frozen as they start, hardly a spike would reach the deeper layers.
+    With norms frozen at their initial statistics, hardly a spike would reach
+    the deeper layers.
     """
     torch.manual_seed(0)
     model = build_model(Config.fromfile(config))
     for norm in model.modules():
         if isinstance(norm, _BatchNorm):
-            norm.momentum = None  # the mean of all that come
+            norm.momentum = None  # average over all batches
     model.train()
     with torch.no_grad():
         for _ in range(3):

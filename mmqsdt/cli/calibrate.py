@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the spiking config')
     parser.add_argument(
-        'ann', help='checkpoint of the ANN, or a work dir: its last')
+        'ann', help='checkpoint of the ANN, or a work dir (its latest)')
     add_output(parser, 'out', 'file to write, a .pth')
     parser.add_argument(
         '--images', type=int, default=IMAGES,

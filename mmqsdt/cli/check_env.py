@@ -270,7 +270,7 @@ def check_integer_kernels() -> Iterator[Finding]:
         '' if flags else 'not needed: integers are then multiplied without')
     engines = [e for e in torch.backends.quantized.supported_engines
                if e != 'none']
-    yield Finding(group, 'quantised engines', WORKS if engines else ABSENT,
+    yield Finding(group, 'quantized engines', WORKS if engines else ABSENT,
                   ', '.join(engines) or 'none in this PyTorch',
                   '' if engines else 'install a PyTorch built with them')
     known = [op for op in ('qconv2d_pointwise', 'qlinear_pointwise')

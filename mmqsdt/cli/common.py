@@ -50,7 +50,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--verbose', action='store_true',
         help='show all that goes to the log file: config, environment, '
-        'hooks, how weights were initialised, warnings of the libraries')
+        'hooks, how weights were initialized, warnings of the libraries')
     # What torch.distributed.launch passes; torchrun sets the variable.
     parser.add_argument(
         '--local-rank', '--local_rank', type=int, default=0,

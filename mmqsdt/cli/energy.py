@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
-        'a work dir: its last')
+        'a work dir (its latest)')
     parser.add_argument(
         '--data', choices=('test', 'val'), default='test',
         help='data loader of the config; default: test')

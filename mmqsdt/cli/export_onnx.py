@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
-        'a work dir: its last')
+        'a work dir (its latest)')
     add_output(parser, 'out', 'file to write, .onnx')
     parser.add_argument(
         '--form', choices=('integer', 'float'), default='integer',
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
         '--opset', type=int, default=17, help='17 to 21; default: 17')
     parser.add_argument(
         '--normalise', action='store_true',
-        help='put the normalisation of the data preprocessor in front: '
+        help='put the normalization of the data preprocessor in front: '
         'images are then 0..255, in the order that the pipeline loads')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,
@@ -76,7 +76,7 @@ def load_images(cfg: Config, model: nn.Module,
 
 
 def picture_facts(cfg: Config) -> dict[str, str]:
-    """What the test data do to the size of a picture, and their classes."""
+    """Return how the test data resize a picture, and their classes."""
     facts = {}
     dataset = next(leaf_datasets(
         (cfg.get('test_dataloader') or {}).get('dataset')), None)

@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
-        'src', help='path of the checkpoint, or a work dir: its last; with '
+        'src', help='path of the checkpoint, or a work dir (its latest); with '
         '--unpack: packed weights')
     add_output(parser, 'dst', 'file to write')
     parser.add_argument(

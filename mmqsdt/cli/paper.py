@@ -81,7 +81,7 @@ def main() -> None:
 
 def prepare(args: argparse.Namespace, config: str,
             checkpoint: str) -> tuple:
-    """The config and the path of the checkpoint, both checked."""
+    """Return the config and the path of the checkpoint, both checked."""
     args.config = config
     cfg = load_config(args)
     energy_costs(cfg)
@@ -94,7 +94,7 @@ def prepare(args: argparse.Namespace, config: str,
 
 def measure(cfg, checkpoint: str,
             args: argparse.Namespace) -> tuple[PaperRow, str]:
-    """The row of a run, and how to read its energies."""
+    """Make the row of a run, and say how to read its energies."""
 
     def trained() -> nn.Module:
         model = build_model(cfg)

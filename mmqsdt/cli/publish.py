@@ -65,7 +65,7 @@ def publish(cfg: Config,
             force: bool = False) -> Published:
     """Write weights, config and model card of a trained model.
 
-    Only the model's own tensors are kept: no optimiser state, no schedule,
+    Only the model's own tensors are kept: no optimizer state, no schedule,
     no log, no path. ``<name>-<hash>.safetensors`` carries the first 8 digits
     of its SHA-256, as checkpoints of OpenMMLab do.
 
@@ -213,7 +213,7 @@ def write_card(cfg: Config, model: nn.Module, meta: dict,
 
 
 def describe_training(cfg: Config, meta: dict) -> str:
-    """Length, batch and optimiser of a training run.
+    """Length, batch and optimizer of a training run.
 
     The length is what the checkpoint says; without a word, what the config
     plans.
@@ -238,7 +238,7 @@ def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config, or its name')
     parser.add_argument(
-        'checkpoint', help='path of the checkpoint, or a work dir: its last')
+        'checkpoint', help='a checkpoint, or a work dir (its latest one)')
     parser.add_argument('--out', required=True, help='folder to write')
     parser.add_argument(
         '--name', help='of the model; default: that of the config')

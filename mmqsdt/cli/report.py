@@ -79,7 +79,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def config_of(work_dir: Path) -> str:
-    """The config that a training left in its work dir.
+    """Find the config that a training left in its work dir.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no config in it.
@@ -129,14 +129,14 @@ def main() -> None:
 
 
 def load(cfg: Config, checkpoint: str) -> nn.Module:
-    """The trained model of a config, in eval mode."""
+    """Load the trained model of a config, in eval mode."""
     model = build_model(cfg)
     load_for_test(model, checkpoint)
     return model
 
 
 def add(page: Page, title: str, section: Callable, *args) -> None:
-    """A section, or why it is not there."""
+    """Make a section, or say why it is missing."""
     page.heading(title)
     try:
         section(page, *args)
@@ -226,7 +226,7 @@ def add_energy(page: Page, report, folder: Path) -> None:
 
 
 def add_size(page: Page, cfg: Config, model: nn.Module, report) -> None:
-    """The line of a paper, and which forms compute the same."""
+    """Write the line for a paper, and which forms compute the same."""
     head, line = cells([paper_row(Path(cfg.filename).stem, model, report)])
     page.table([['', ''], *([a, b] for a, b in zip(head, line))])
     batch = load_batches(cfg, 'test', 1)[0]
@@ -241,7 +241,7 @@ def add_size(page: Page, cfg: Config, model: nn.Module, report) -> None:
 
 
 def add_versions(page: Page, cfg: Config) -> None:
-    """What it ran on."""
+    """Say on which machine it ran."""
     rows = [['package', 'version']]
     for name in PACKAGES:
         try:

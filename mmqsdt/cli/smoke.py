@@ -23,7 +23,7 @@ def smoke(cfg: Config, own_data: bool = False) -> str:
     """Turn a config into a short run of the same model.
 
     The model stays what it is but for its number of classes, its queries and
-    the size that images are padded to; so do the optimiser, its schedule and
+    the size that images are padded to; so do the optimizer, its schedule and
     the hooks. The data sets, their pipelines and metrics are those of the
     digits, four iterations of two images and a validation on as many.
 

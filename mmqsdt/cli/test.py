@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
         'checkpoint', help='path of the checkpoint or of packed weights, or '
-        'a work dir: its last')
+        'a work dir (its latest)')
     parser.add_argument(
         '--inference', choices=FORMS, default='float',
         help='form of the model: float as trained; integer codes and counts; '

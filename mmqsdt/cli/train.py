@@ -74,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     add_common_arguments(parser)
     args = parser.parse_args()
     if args.config is None and args.list is None:
-        parser.error('name a config; --list shows those that ship')
+        parser.error('name a config; --list shows the shipped ones')
     return args
 
 

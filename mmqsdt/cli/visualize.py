@@ -76,7 +76,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
     parser.add_argument('config', help='path of the config, or its name')
     parser.add_argument(
-        'checkpoint', help='path of the checkpoint, or a work dir: its last')
+        'checkpoint', help='a checkpoint, or a work dir (its latest one)')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,
         help='override entries of the config: key=value')
@@ -170,7 +170,7 @@ def add_curves(commands) -> None:
         'default: losses and main scores')
     parser.add_argument(
         '--smooth', type=float,
-        help='weight of each neighbour over that of the next nearer, 0..1; '
+        help='weight of each neighbor over that of the next nearer, 0..1; '
         'default: 0 for short logs, near 1 for long ones')
     add_out(parser, 'the first work dir')
 
@@ -279,7 +279,7 @@ def draw_weights(args: argparse.Namespace) -> None:
     layers = weight_codes(load_model(cfg, args.checkpoint)[0])
     stem = Path(args.out or cfg.work_dir) / 'weights'
     unused = [x for x in layers if x.unused]
-    print(f'{len(layers)} quantised layers, {len(unused)} leave codes unused')
+    print(f'{len(layers)} quantized layers, {len(unused)} leave codes unused')
     written([
         *plot_weights(layers, Path(args.config).stem, stem),
         write_dict(dict(layers=[x.to_dict() for x in layers]),

@@ -1,4 +1,4 @@
-"""Data sets. What a module needs is asked for when the module is."""
+"""Data sets. A module is imported when one of its names is used."""
 
 from importlib import import_module
 

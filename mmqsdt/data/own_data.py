@@ -1,4 +1,4 @@
-"""A config for data of one's own: a child of one that ships.
+"""Write a config for custom data: a child of a shipped config.
 
 It names the paths and the classes, and sets num_classes wherever the model
 has it, which is up to five places.

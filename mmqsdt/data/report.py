@@ -56,7 +56,7 @@ FAULTS = {
                                  'negative; all ignored in segmentation'),
     'image without label map': (ERROR, _SKIPPED),
     'label map without image': (WARNING, 'not used'),
-    'label map of colours': (ERROR, 'a pixel must be one number, its class; '
+    'label map of colors': (ERROR, 'a pixel must be one number, its class; '
                              + _SKIPPED),
     'wrong label': (ERROR, 'outside the classes; ' + _SKIPPED),
     'file of another kind': (WARNING, 'not used'),

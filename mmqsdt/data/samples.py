@@ -240,7 +240,7 @@ class Samples(Dataset):
         if labels is None:
             return True
         if labels.ndim != 2:
-            self.found.add('label map of colours', path,
+            self.found.add('label map of colors', path,
                            f'{labels.shape[-1]} channels')
             return False
         usable, self.found.label_map = True, True

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from ..checkpoints.packing import is_packed
 from ..checkpoints.read import read_checkpoint
+from ..checkpoints.read import saved_meta as meta_of
+from ..utils.configs import plain
 from .classes import default_of
 
 # What no shape of a weight shows, and changes every output.
@@ -61,8 +63,7 @@ def saved_meta(path: str) -> dict:
         content = read_checkpoint(path)
     except ValueError:
         return {}  # whoever loads it says what is wrong, or was told to
-    meta = content.get('meta') if isinstance(content, dict) else None
-    return meta if isinstance(meta, dict) else {}
+    return meta_of(content)
 
 
 def saved_classes(meta: dict) -> tuple[str, ...] | None:
@@ -119,10 +120,10 @@ def _differences(path: str, theirs: dict, ours: dict, trained: bool,
                     default_of(part.get('type'), key)
                     for part in (theirs, ours))
         if isinstance(old, dict) or isinstance(new, dict):
-            old, new = _plain(old), _plain(new)
+            old, new = plain(old), plain(new)
             if not (old and new):
                 continue  # one of them is by default
-        if _plain(old) != _plain(new):
+        if plain(old) != plain(new):
             fault = 'other setting'
             if trained and key in ERRORS:
                 fault = 'checkpoint'
@@ -139,12 +140,3 @@ def _differences(path: str, theirs: dict, ours: dict, trained: bool,
             if isinstance(a, dict) and isinstance(b, dict) and \
                     key not in WARNINGS:
                 yield from _differences(path, a, b, trained, name)
-
-
-def _plain(value: object) -> object:
-    """Turn tuples into lists, in dicts too."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return value

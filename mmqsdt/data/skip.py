@@ -1,7 +1,7 @@
-"""What a training does about samples that cannot be read.
+"""Train without the samples that cannot be read.
 
 A broken sample is left out, counted and named, and another takes its place.
-Evaluation data are not thinned out, see ``check.refuse_faults``.
+Nothing is left out of evaluation data, see ``check.refuse_faults``.
 """
 
 import logging
@@ -19,7 +19,7 @@ from ..utils.text import describe
 from .classes import take_read
 from .questions import CHECK, ignored_label
 
-MAX_TRIES = 10  # samples in place of one; more is no matter of a file
+MAX_TRIES = 10  # stand-ins for one sample; if all fail, no file is to blame
 TYPE = 'mmqsdt.SkipBroken'
 
 
@@ -27,25 +27,25 @@ TYPE = 'mmqsdt.SkipBroken'
 class SkipBroken:
     """A wrapper that leaves out samples that cannot be loaded.
 
-    Where the data set raises an error, its path and reason are logged, once,
-    and another sample is taken. Which one depends on the index of the broken
-    one only, so a run that is resumed or repeated sees the same. So are
-    samples treated whose labels are outside the classes, which would end in
-    an index error on the CPU and in a device-side assertion on CUDA, and
-    boxes without area, whose regression targets are infinite.
+    If the data set raises an error, the path of the sample and the reason are
+    logged once, and another sample is taken. Which one depends only on the
+    index of the broken one, so a resumed or repeated run sees the same. The
+    same holds for samples with labels outside the classes (an index error on
+    the CPU, a device-side assertion on CUDA) and for boxes without area, whose
+    regression targets are infinite.
 
-    All else is the wrapped data set's: length, metainfo, get_data_info,
-    get_cat_ids, pipeline.
+    Length, metainfo, get_data_info, get_cat_ids and pipeline are those of the
+    wrapped data set.
 
-    Where data sets are joined, repeated or mixed, each of the innermost ones
-    is wrapped too: a mosaic of four images names the file that failed, once,
-    and not those that it was to be put beside.
+    If data sets are joined, repeated or mixed, the innermost ones are wrapped
+    as well: of the four images of a mosaic, only the file that failed is
+    named.
 
     Args:
         dataset (dict | BaseDataset): What to wrap.
-        max_skipped (float): Of all samples, rounded up; more is an error,
-            which names the last reason. Counted over all workers of a
-            process. Defaults to 0.01.
+        max_skipped (float): Largest share of all samples, rounded up; more
+            is an error that names the last reason. Counted over all workers
+            of a process. Defaults to 0.01.
         ignore_index (int, optional): Value of label maps that is no class.
             Defaults to 255.
 
@@ -73,7 +73,7 @@ class SkipBroken:
         self.skipped.share_memory_()
 
     def __getattr__(self, name: str) -> object:
-        if name == 'dataset':  # not there yet, while a worker unpickles
+        if name == 'dataset':  # unpickling asks before it is set
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -134,7 +134,7 @@ class SkipBroken:
         number, allowed = int(self.skipped.sum()), math.ceil(
             self.max_skipped * len(self))
         path = self._path(index)
-        # An error's level, as loggers of other ranks drop warnings.
+        # As an error, because loggers of other ranks drop warnings.
         print_log(
             f'left out of training, {number} of {len(self)}: {path} (index '
             f'{index}): {describe(error)}', 'current', logging.ERROR)
@@ -176,7 +176,7 @@ def _build(dataset: dict) -> BaseDataset:
     try:
         return MMENGINE_DATASETS.build(dataset)
     except (ImportError, OSError):
-        raise  # they say what is missing
+        raise  # these say what is missing
     except Exception as error:
         reason = describe(error)
         if 'at least one array' in reason:  # NumPy, of an empty list
@@ -236,7 +236,7 @@ def check_sample(sample: dict, classes: tuple[str, ...] | None,
 
 
 def skip_broken(cfg: Config, max_skipped: float = 0.01) -> None:
-    """Have the training loader of a config leave out broken samples.
+    """Make the training loader of a config leave out broken samples.
 
     Args:
         cfg (Config): Changed in place; a config that names

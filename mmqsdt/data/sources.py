@@ -1,4 +1,4 @@
-"""Where the data of a config should be, and where they come from."""
+"""Check that the data of a config are there, or say where to get them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +41,8 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
         parts (tuple[str]): Of 'train', 'val', 'test'.
 
     Raises:
-        FileNotFoundError: Names what was looked for, where it comes from,
-            and the demo that runs without it.
+        FileNotFoundError: Names the missing files, where to get them, and
+            a demo that runs without them.
     """
     missing = []
     for part in parts:
@@ -90,7 +90,7 @@ def leaf_datasets(dataset: dict | None) -> Iterator[dict]:
 
 
 def dataset_paths(dataset: dict) -> list[Path]:
-    """Files and folders that a data set config will read."""
+    """List the files and folders that a data set config will read."""
     root = dataset.get('data_root') or ''
     folder = FIXED_FOLDERS.get(str(dataset.get('type')).split('.')[-1])
     if folder:

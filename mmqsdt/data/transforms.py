@@ -10,10 +10,10 @@ from ..registry import TRANSFORMS
 class ResizeCentred(Resize):
     """mmcv's Resize with label maps that stay in place.
 
-    Its nearest neighbour takes the pixel at ``floor(factor * i)``: in front
-    of the centre of what it stands for, by up to half an output pixel. A
+    Its nearest neighbor takes the pixel at ``floor(factor * i)``: in front
+    of the center of what it stands for, by up to half an output pixel. A
     label map shrunk by 2.5 so moves by one pixel against its image, which is
-    a fifth of a thin stroke. This one takes the pixel at the centre,
+    a fifth of a thin stroke. This one takes the pixel at the center,
     ``floor(factor * (i + 0.5))``, as images are resized.
 
     It takes the arguments of mmcv's Resize.

@@ -10,6 +10,7 @@ from ..checkpoints import (  # noqa: F401
 from ..checkpoints import load_for_test as load_weights  # noqa: F401
 from ..utils import build_model, load_batches  # noqa: F401
 from .compare import FormReport, NeuronReport, compare_forms
+from .compiled import to_compiled
 from .describe import LayerDescription, describe, explain
 from .fast import to_fast
 from .forms import to_integer, to_spikes
@@ -19,6 +20,6 @@ from .spikes import ENCODINGS
 
 __all__ = [
     'ENCODINGS', 'FORMS', 'FormReport', 'LayerDescription', 'NeuronReport',
-    'compare_forms', 'describe', 'explain', 'to_fast', 'to_form',
-    'to_integer', 'to_spikes', 'trace'
+    'compare_forms', 'describe', 'explain', 'to_compiled', 'to_fast',
+    'to_form', 'to_integer', 'to_spikes', 'trace'
 ]

@@ -306,7 +306,7 @@ def fuse_all(module: nn.Module,
 
 
 def fused(module: nn.Module) -> nn.Module:
-    """What takes the place of a module; itself if its forward is its own."""
+    """Return what replaces a module; itself if its forward is its own."""
     for kind in type(module).__mro__:
         name = f'{kind.__module__}.{kind.__qualname__}'
         change = NAMED.get(name) or kind in fuse.registry and fuse

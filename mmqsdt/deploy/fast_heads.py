@@ -183,7 +183,7 @@ class FastRoIAlign(nn.Module):
 
 def window_weights(start: Tensor, step: Tensor, bins: int, grid: int,
                    side: int) -> tuple[Tensor, Tensor]:
-    """What each pixel along one axis has in the mean of a bin's samples.
+    """Compute the weight of each pixel of an axis in the mean of a bin.
 
     Args:
         start (Tensor): (R,), where regions begin, in pixels.

@@ -27,7 +27,7 @@ def is_dense(x: Tensor) -> bool:
 
 
 def in_order(x: Tensor) -> Tensor:
-    """The values of a dense tensor as they lie in memory, a view."""
+    """View the values of a dense tensor in the order of memory."""
     return (x if x.is_contiguous() else x.permute(0, 2, 3, 1)).view(-1)
 
 
@@ -58,18 +58,18 @@ class FastLayer(FoldedLayer):
         return self.weight * scale
 
     def build_kernel(self) -> IntegerConv | FloatConv | IntegerLinear:
-        """The kernel that does all the layer does."""
+        """Return the kernel that does all the layer does."""
         raise NotImplementedError
 
     def changed(self, **values) -> 'FastLayer':
-        """A copy with other attributes."""
+        """Copy it with other attributes."""
         layer = deepcopy(self)
         for name, value in values.items():
             setattr(layer, name, value)
         return layer
 
     def emitting(self, neuron: 'FastNeuron') -> 'FastLayer':
-        """A copy that puts out the counts of a neuron behind it.
+        """Copy it with the neuron behind it fused: it emits counts.
 
         The kernel rounds half to even. For a neuron that rounds half up the
         bias is raised by the least that lifts every tie: within the float32
@@ -144,7 +144,7 @@ class FastNeuron(IELIF):
             neuron.levels, neuron.threshold, 1., rounding=neuron.rounding)
 
     def counts(self, x: Tensor) -> Tensor:
-        """The count C for each potential, in the potential's dtype."""
+        """Return the count C for each potential, in the potential's dtype."""
         return round_to_count(x / self.threshold, self.levels,
                               self.rounding == 'half_up')
 
@@ -174,5 +174,5 @@ class FusedNeuron(SpikingNeuron):
         self.levels = neuron.levels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Counts in, the same out."""
+        """Return the counts as they are."""
         return x

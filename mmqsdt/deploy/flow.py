@@ -229,7 +229,7 @@ class Tracer(TorchFunctionMode):
             self.writes[x.untyped_storage().data_ptr()]
 
     def written(self, x: Tensor) -> None:
-        """It was written to, and with it all that share its memory."""
+        """Note that it was written to, with all that share its memory."""
         if x.layout == torch.strided and x.numel():
             self.writes[x.untyped_storage().data_ptr()] += 1
 

@@ -79,10 +79,49 @@ class IntegerConv:
         return self.packed[height, width]
 
     def __call__(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        arguments = (self.pack(*x.shape[2:]), self.scale, self.zero_points,
+                     self.bias, *self.geometry)
+        if torch.compiler.is_exporting():
+            levels = int(self.post[2][1]) if self.post[2] else 0
+            return torch.ops.mmqsdt.integer_conv(
+                x, *arguments, list(self.codes.shape), levels)
         return torch.ops.onednn.qconv2d_pointwise(
-            x.contiguous(memory_format=torch.channels_last), 1., 0,
-            self.pack(*x.shape[2:]), self.scale, self.zero_points, self.bias,
-            *self.geometry, 1., 0, *self.post, '')
+            x, 1., 0, *arguments, 1., 0, *self.post, '')
+
+
+# The same kernel as an operator of our own, for graphs that are kept in a
+# file: what a file can hold are no lists of floats, such as the bounds of D.
+LIBRARY = torch.library.Library('mmqsdt', 'FRAGMENT')
+LIBRARY.define(
+    'integer_conv(Tensor x, Tensor packed, Tensor scale, Tensor zero_points, '
+    'Tensor bias, int[] stride, int[] padding, int[] dilation, int groups, '
+    'int[] shape, int levels) -> Tensor')
+
+
+@torch.library.impl(LIBRARY, 'integer_conv', 'CompositeExplicitAutograd')
+def _run_conv(x: Tensor, packed: Tensor, scale: Tensor, zero_points: Tensor,
+              bias: Tensor, stride: list[int], padding: list[int],
+              dilation: list[int], groups: int, shape: list[int],
+              levels: int) -> Tensor:
+    post = (torch.uint8, 'hardtanh', [0., float(levels)]) if levels else (
+        torch.float32, 'none', [])
+    return torch.ops.onednn.qconv2d_pointwise(
+        x, 1., 0, packed, scale, zero_points, bias, stride, padding, dilation,
+        groups, 1., 0, *post, '')
+
+
+@torch.library.register_fake('mmqsdt::integer_conv', lib=LIBRARY)
+def _shape_conv(x: Tensor, packed: Tensor, scale: Tensor, zero_points: Tensor,
+                bias: Tensor, stride: list[int], padding: list[int],
+                dilation: list[int], groups: int, shape: list[int],
+                levels: int) -> Tensor:
+    size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(
+        x.shape[2:], padding, dilation, shape[2:], stride)]
+    return x.new_empty(
+        (len(x), shape[0], *size),
+        dtype=torch.uint8 if levels else torch.float32).contiguous(
+            memory_format=torch.channels_last)
 
 
 class FloatConv:

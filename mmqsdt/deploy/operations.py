@@ -51,7 +51,7 @@ class Spikes:
         return self.levels is not None and bool(self.neurons)
 
     def scaled(self, factor: float) -> 'Spikes | str':
-        """Times a number, or why that makes no spikes."""
+        """Multiply by a number, or say why that makes no spikes."""
         if not isfinite(factor) or factor < 0:
             return f'a factor of {factor:g}'
         if factor == 0 or not self.neurons:
@@ -103,7 +103,7 @@ class Product:
 
 
 def tensors(item) -> Iterator[Tensor]:
-    """The tensors in any nesting of sequences, dicts and data samples."""
+    """Yield the tensors in nested sequences, dicts and data samples."""
     if isinstance(item, Tensor):
         yield item
         return
@@ -162,7 +162,7 @@ class Call:
                      if x is value), None)
 
     def get(self, *names: str, default=None):
-        """The first of these arguments that was given."""
+        """Return the first of these arguments that was given."""
         return next((self.given[n] for n in names if n in self.given),
                     default)
 
@@ -173,7 +173,7 @@ class Call:
                    for x in (self.get('input'), self.get('other')))
 
     def result(self) -> tuple[Spikes | None, str]:
-        """The tag of what it made; or None, and why if there is to say."""
+        """Return the tag of what it made; or None, and the reason if known."""
         if self.unknown and any(self.tags):
             return None, f' with {self.unknown}'
         made = self.rule(self)
@@ -188,7 +188,7 @@ def is_number(x) -> bool:
 
 
 def _text(value) -> str:
-    """An argument in a few letters."""
+    """Describe an argument in a few letters."""
     return 'a tensor' if any(True for _ in tensors(value)) else \
         repr(value)[:30]
 
@@ -200,7 +200,7 @@ Rule = Callable[[Call], Spikes | str | None]
 
 
 def keep(call: Call) -> Spikes | str | None:
-    """It only moves, picks or repeats what is in the first tensor."""
+    """Keep the spikes of a tensor that is moved, picked or repeated."""
     x = call.get('input')
     made = next(tensors(call.out), x)
     if made.dtype != x.dtype and made.is_floating_point():
@@ -223,16 +223,16 @@ def cast(call: Call) -> Spikes | str | None:
 
 
 def end(call: Call) -> None:
-    """It puts out real values."""
+    """End the spikes: the output is real-valued."""
 
 
 def join(call: Call) -> Spikes | None:
-    """It puts tensors side by side, or takes the larger of two."""
+    """Put tensors side by side, or take the larger of two."""
     return joined(call.tags)
 
 
 def write(call: Call) -> Spikes | str | None:
-    """It writes one tensor, or a number, into another."""
+    """Write one tensor, or a number, into another."""
     value, tag = call.get('value'), call.tag('input')
     if is_number(value):
         return tag if value == 0 else f'{value:g}'
@@ -245,7 +245,7 @@ def write(call: Call) -> Spikes | str | None:
 
 
 def add(call: Call) -> Spikes | str | None:
-    """Sums are real values, but for zeros: a loop can begin with them."""
+    """Add: sums are real values, but a loop may begin with zeros."""
     if len(call.tags) == 1:
         return call.tags[0] if call.has_zero else None
     if call.get('alpha', default=1) != 1:
@@ -265,7 +265,7 @@ def pad(call: Call) -> Spikes | str | None:
 
 
 def interpolate(call: Call) -> Spikes | str | None:
-    """The nearest pixel is a pixel; other modes take means."""
+    """Interpolate: the nearest pixel is a pixel; other modes take means."""
     mode = call.get('mode', default='nearest')
     return call.tag('input') if mode in ('nearest', 'nearest-exact') \
         else f'mode={mode!r}'
@@ -278,7 +278,7 @@ def dropout(call: Call) -> Spikes | str | None:
 
 
 def scale(call: Call) -> Spikes | str | None:
-    """Times a number, the amplitude is another."""
+    """Multiply: a number changes the amplitude."""
     number = next((x for x in call.given.values() if is_number(x)), None)
     return None if number is None else call.tags[0].scaled(number)
 
@@ -294,7 +294,7 @@ def divide(call: Call) -> Spikes | str | None:
 
 
 def product(call: Call) -> Spikes | None:
-    """Sums of products: counts without bound if all are spikes."""
+    """Sum products: counts without bound if all are spikes."""
     if len(call.tags) != 2 or not all(t and t.neurons for t in call.tags):
         return None
     a, b = call.tags
@@ -303,7 +303,7 @@ def product(call: Call) -> Spikes | None:
 
 
 def elementwise(call: Call) -> Spikes | str | None:
-    """A number, or counts times counts."""
+    """Multiply by a number, or counts by counts."""
     if len(call.tags) == 1:
         return scale(call)
     if None in call.tags or not all(tag.bounded for tag in call.tags):

@@ -194,7 +194,7 @@ class Program:
         return self.reason(values[0])
 
     def reason(self, value: Value) -> str:
-        """What made a value real: where spikes ended, if they were near."""
+        """Find what made a value real: where spikes ended, if near."""
         while _is_moved(value):
             value = value.sources[0]
         near = [value]
@@ -369,7 +369,7 @@ def find_layers(model: nn.Module, inputs=None) -> dict[str, WeightLayer]:
 
 
 def rule_of(value: Value) -> Rule:
-    """What the operation that made a value does with spikes."""
+    """Say what the operation that made a value does with spikes."""
     return OPERATIONS.get(value.step, (end, ()))[0]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-TINT = 0.4  # of a mask's colour; the rest is the picture
+TINT = 0.4  # of a mask's color; the rest is the picture
 # A class with a smaller share of the pixels gets no label.
 LABELLED = 5e-4
 
@@ -64,7 +64,7 @@ def colors_of(palette: object, labels: Sequence[int]) -> list[tuple]:
     if isinstance(palette, (list, tuple)) and len(palette) > max(
             labels, default=-1) and not isinstance(palette[0], int):
         return [tuple(palette[i]) for i in labels]
-    hues = [int(i * 67 % 180) for i in labels]  # neighbours are far apart
+    hues = [int(i * 67 % 180) for i in labels]  # neighbors are far apart
     return [tuple(int(c) for c in cv2.cvtColor(
         np.uint8([[[hue, 200, 255]]]), cv2.COLOR_HSV2RGB)[0, 0])
         for hue in hues]

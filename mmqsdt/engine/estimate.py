@@ -1,10 +1,11 @@
 """What a training will take, before it starts: steps, time, memory.
 
-Backbone and neck, copied, make one step on small noise; time and what the
+Backbone and neck, copied, make two steps on small noise; time and what a
 step keeps for its backward pass grow with the pixels. Heads, data and
 optimizer come on top, so all of it is a lower end.
 """
 
+import math
 import os
 import time
 from copy import deepcopy
@@ -21,6 +22,7 @@ from .batches import batch_size
 from .random_states import random_states, set_random_states
 
 SIDE, IMAGES = 128, 2  # of the noise
+STEPS = 2  # the first takes longer: memory is new, kernels are chosen
 STATES = 4  # floats for each parameter: itself, its gradient, two of Adam
 HALF = ('Amp', 'BFloat16')  # optimizer wrappers that keep half the bytes
 # Kinds of crops whose size is said: MMDetection's default, and the only one
@@ -49,7 +51,7 @@ class Cost:
 
 
 def measure_cost(backbone: nn.Module, neck: nn.Module | None = None) -> Cost:
-    """Train copies of backbone and neck for a step on noise.
+    """Train copies of backbone and neck for two steps on noise.
 
     Args:
         backbone (nn.Module): On the device of the training.
@@ -69,14 +71,17 @@ def measure_cost(backbone: nn.Module, neck: nn.Module | None = None) -> Cost:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    x = torch.rand(IMAGES, getattr(backbone, 'in_channels', 3), SIDE, SIDE,
-                   device=parameters[0].device)
-    start = time.perf_counter()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        for part in parts:
-            x = part(x)
-        sum(each.float().mean() for each in tensors(x)).backward()
-    seconds = time.perf_counter() - start
+    noise = torch.rand(IMAGES, getattr(backbone, 'in_channels', 3), SIDE, SIDE,
+                       device=parameters[0].device)
+    seconds = math.inf
+    for _ in range(STEPS):
+        start, x = time.perf_counter(), noise
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            for part in parts:
+                x = part(x)
+            sum(each.float().mean() for each in tensors(x)).backward()
+        seconds = min(seconds, time.perf_counter() - start)
     set_random_states(states)
     pixels = IMAGES * SIDE * SIDE
     return Cost(sum(saved.values()) / pixels, seconds / pixels,
@@ -172,7 +177,8 @@ def cores() -> int:
 
 def gigabytes(number: float) -> str:
     """Write so many bytes for people."""
-    return f'{number / 1e9:.1f} GB'
+    return f'{number / 1e9:.1f} GB' if number >= 1e9 else \
+        f'{number / 1e6:.0f} MB'
 
 
 def duration(seconds: float) -> str:
@@ -222,7 +228,7 @@ def announce(runner) -> str | None:
     text = f'estimate: {steps:,} steps of {what}'
     if device.type == 'cpu':
         seconds = cost.seconds * images * pixels
-        text += (f'; at least {seconds:.1f} s a step, '
+        text += (f'; about {seconds:.1f} s a step, '
                  f'{duration(seconds * steps)} in all')
     text += f'; at least {gigabytes(need)} of memory'
     if free is not None:

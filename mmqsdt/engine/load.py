@@ -38,7 +38,7 @@ def load(config: str | Path | Config,
     Args:
         config (str | Path | Config): Path or name of a config.
         checkpoint (str | Path, optional): Checkpoint or packed weights, or
-            a work dir: its last. Default: the weights that ship under the
+            a work dir (its latest). Default: the weights shipped under the
             name of the config.
         form (str): 'fast', integers on integer kernels of the CPU;
             'float', as it was trained; 'integer' or 'spikes'. All predict
@@ -132,7 +132,7 @@ class Model:
 
         Args:
             pictures (Picture | Sequence[Picture]): A path, a PIL image, an
-                array (H, W, 3) in RGB or (H, W) in grey, uint8; or a list
+                array (H, W, 3) in RGB or (H, W) in gray, uint8; or a list
                 of them.
 
         Returns:

@@ -151,8 +151,8 @@ def pil_pixels(image: Image.Image) -> np.ndarray:
         white = Image.new('RGBA', image.size, 'white')
         image = Image.alpha_composite(white, image)
     if image.mode.startswith('I'):  # 16 bits
-        grey = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
-        return np.stack([grey] * 3, -1)
+        gray = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.stack([gray] * 3, -1)
     return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
 
 

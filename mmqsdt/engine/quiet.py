@@ -1,10 +1,10 @@
-"""A quiet screen: what a person reads; all the rest is in the log file.
+"""Show on the screen only what a person reads; the log file has all.
 
-On the screen are progress, losses, scores, what mmqsdt itself says, and
-warnings that ask for something to be done. The config, the environment, the
-hooks, how each weight was initialised and which learning rate it has, a
-thousand lines before the first iteration, are in the log file of the work
-dir. ``--verbose`` brings them back.
+The screen shows progress, losses, scores, messages of mmqsdt, and warnings
+that one can act upon. The config, the environment, the hooks, and the
+initialization and learning rate of each weight, a thousand lines before the
+first iteration, are only in the log file of the work dir. ``--verbose`` shows
+them on the screen, too.
 """
 
 import logging
@@ -24,10 +24,10 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 PACKAGE = f'{Path(__file__).resolve().parents[1]}{os.sep}'
-# What others say on level INFO that a person waits for.
+# Messages of other libraries on level INFO that are shown.
 READ = re.compile(r'(Epoch|Iter)\((train|val|test)\)|Saving checkpoint|'
                   r'The best checkpoint|[Rr]esumed|Load checkpoint from')
-# Warnings of others that no user can do anything about.
+# Warnings of other libraries that a user can do nothing about.
 NOISE = re.compile(
     r'is the alias of|"FileClient" will be deprecated|The prefix is not set '
     r'in metric class|save_param_scheduler|not set in `?metainfo|'
@@ -38,7 +38,7 @@ CHATTY = ('pycocotools.coco', 'pycocotools.cocoeval')
 
 
 class Screen(logging.Filter):
-    """Lets through what is for the screen; a warning of others once."""
+    """Let only records for the screen pass; a warning of others once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Screen(logging.Filter):
 
 
 def is_ours(frame: FrameType | None) -> bool:
-    """Return whether it was mmqsdt that called the logger."""
+    """Tell whether mmqsdt called the logger."""
     while frame is not None:
         path = frame.f_code.co_filename
         if frame.f_code is not Screen.filter.__code__ and not any(
@@ -68,10 +68,10 @@ def is_ours(frame: FrameType | None) -> bool:
 
 
 class QuietRunner(Runner):
-    """Runner whose screen has what a person reads; see this module."""
+    """A runner that logs little to the screen; see this module."""
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
-        """Build the logger of mmengine, its screen filtered."""
+        """Build the logger of mmengine, with a filter for the screen."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -86,7 +86,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
 
     Args:
         cfg (Config): For training or testing.
-        verbose (bool): Show all that goes to the log file.
+        verbose (bool): Show all that is logged.
             Defaults to False.
     """
     return (Runner if verbose else QuietRunner).from_cfg(cfg)
@@ -97,7 +97,7 @@ def quiet(verbose: bool = False) -> Iterator[None]:
     """Send warnings and prints of libraries to the log file.
 
     Args:
-        verbose (bool): Leave all as it is. Defaults to False.
+        verbose (bool): Change nothing. Defaults to False.
     """
     if verbose:
         yield
@@ -105,7 +105,7 @@ def quiet(verbose: bool = False) -> Iterator[None]:
     show = warnings.showwarning
     chatty = {module: vars(module).get('print') for module in map(
         _import, CHATTY) if module is not None}
-    # What is said before a runner has its own logger.
+    # Handlers in use until a runner has a logger of its own.
     handlers = [h for h in MMLogger.get_current_instance().handlers
                 if not isinstance(h, logging.FileHandler)]
     screen = Screen()
@@ -135,7 +135,7 @@ def quiet(verbose: bool = False) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """Write a line to the log file alone, if there is one by now."""
+    """Write a line to the log file only, if there is one yet."""
     logger = MMLogger.get_current_instance()
     record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, text,
                                (), None)

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..checkpoints.atomic import write_text
 from ..models.channels import Maps, fields, maps_of
-from ..utils.configs import find_config
+from ..utils.configs import find_config, plain
 from ..utils.frameworks import (
     FRAMEWORKS,
     check_framework,
@@ -176,20 +176,11 @@ def put(changes: dict, model: dict, path: tuple, value: object) -> None:
         if isinstance(key, int) or key in place:
             place = place[key]
         elif isinstance(following, int):
-            place[key] = to_plain(original)
+            place[key] = plain(original)
             place = place[key]
         else:
             place = place.setdefault(key, {})
     place[path[-1]] = value
-
-
-def to_plain(value: object) -> object:
-    """Make plain dicts and lists of a config's value."""
-    if isinstance(value, dict):
-        return {k: to_plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(each) for each in value]
-    return value
 
 
 def compose(cfg: Config, base: str, changes: dict, backbone: dict,

@@ -117,6 +117,8 @@ class SpikeAttention(nn.Module):
         return x.flatten(2).unflatten(1, (self.num_heads, -1))
 
     def forward(self, x: Tensor) -> Tensor:
+        # Read before the neuron: in the spike form its output has more rows.
+        size = x.shape  # (T*B, C, H, W)
         x = self.neuron(x)  # (T*B, C, H, W), real values to spikes
         q = self.q_neuron(self.q_norm(self.q_conv(x)))  # (T*B, C, H, W)
         k = self.k_neuron(self.k_norm(self.k_conv(x)))  # (T*B, C, H, W)
@@ -124,7 +126,7 @@ class SpikeAttention(nn.Module):
         y = linear_attention(
             self.split_heads(q), self.split_heads(k), self.split_heads(v),
             self.scale)  # (T*B, heads, d, N)
-        y = y.reshape(x.shape)  # (T*B, C, H, W)
+        y = y.reshape(size)  # (T*B, C, H, W)
         if x.is_contiguous(memory_format=torch.channels_last):
             y = y.contiguous(memory_format=torch.channels_last)
         # Half precision holds the counts, but not the sums they are made of.

@@ -62,7 +62,7 @@ def round_to_codes(weight: Tensor, step: Tensor, qmin: int, qmax: int,
 
 
 def code_values(bits: Bits) -> range:
-    """The codes that there are, from the lowest to the highest."""
+    """Return all possible codes, from the lowest to the highest."""
     if bits == 1:
         return range(-1, 2, 2)
     if bits == 'ternary':

@@ -1,9 +1,8 @@
 """Energy reports as tables for a terminal."""
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from ..utils.tables import new_table, print_table
 from .energy_report import (
     ANN_BITS,
     QUOTE,
@@ -47,13 +46,10 @@ def print_report(report: EnergyReport, layers: bool = False) -> None:
         tables.append(flag_table(report))
     if layers:
         tables.append(layer_table(report))
-    console = Console()
-    wide = max(Console(width=500).measure(t).maximum for t in tables)
-    console = Console(width=max(console.width, wide))
-    console.print(tables[0])
+    print_table(tables[0])
     print(notes(report), end='\n\n')
     for table in tables[1:]:
-        console.print(table)
+        print_table(table)
 
 
 def notes(report: EnergyReport) -> str:
@@ -75,12 +71,9 @@ def notes(report: EnergyReport) -> str:
 
 def flag_table(report: EnergyReport) -> Table:
     """Neurons that fire nearly always or nearly never."""
-    table = Table(
-        title=f'Neurons with a rate above {SATURATED} or below {SILENT}',
-        title_justify='left',
-        box=SIMPLE_HEAD)
-    table.add_column('neuron', no_wrap=True)
-    table.add_column('firing rate', justify='right')
+    table = new_table(
+        f'Neurons with a rate above {SATURATED} or below {SILENT}',
+        ('neuron', ), ('firing rate', ))
     table.add_column('')
     for path, flag in report.flagged().items():
         table.add_row(path, f'{report.neurons[path].rate:.2%}', flag)
@@ -91,17 +84,12 @@ def total_table(report: EnergyReport) -> Table:
     """One line a measure: mJ of every part and of the whole, and ratios."""
     totals = report.totals()
     ratios = {bits: report.ratios(bits) for bits in (32, *ANN_BITS)}
-    table = Table(
-        title=f'Energy of one image in mJ, mean over {report.images} '
+    table = new_table(
+        f'Energy of one image in mJ, mean over {report.images} '
         f'({report.costs.mac_pj} pJ a MAC, {report.costs.ac_pj} pJ an AC)',
-        title_justify='left',
-        box=SIMPLE_HEAD)
-    table.add_column('measure')
-    for part in totals:
-        table.add_column(part, justify='right')
-    for bits in ratios:
-        title = f'int{bits} ANN' if bits < 32 else 'ANN'
-        table.add_column(f'{title} /\nmodel', justify='right')
+        ('measure', ),
+        (*totals, *(f'int{bits} ANN /\nmodel' if bits < 32 else 'ANN /\nmodel'
+                    for bits in ratios)))
     for measure in report.measures:
         if measure in BLOCKS:
             table.add_section()
@@ -120,16 +108,11 @@ def layer_table(report: EnergyReport) -> Table:
     those of thermometer slots. A rate near 0 or 1 has a mark. The files have
     the rest.
     """
-    table = Table(
-        title='Layers: what one image costs',
-        title_justify='left',
-        box=SIMPLE_HEAD)
-    for name in ('layer', 'kind', 'reads', 'bits'):
-        table.add_column(name, no_wrap=True)
-    for name in ('firing\nrate', 'non-\nzero', 'dense\nM MAC',
-                 'formula\nM AC', 'counted\nM AC', 'M MAC', 'formula\nuJ',
-                 'counted\nuJ', 'bits-aware\nuJ'):
-        table.add_column(name, justify='right', no_wrap=True)
+    table = new_table(
+        'Layers: what one image costs', ('layer', 'kind', 'reads', 'bits'),
+        ('firing\nrate', 'non-\nzero', 'dense\nM MAC', 'formula\nM AC',
+         'counted\nM AC', 'M MAC', 'formula\nuJ', 'counted\nuJ',
+         'bits-aware\nuJ'))
     for layer in report.layers:
         table.add_row(*_cells(layer))
     return table

@@ -19,6 +19,7 @@ from ..deploy.products import replaced
 from ..deploy.spikes import ENCODINGS, slot_weights
 from ..layers import LSQWeight
 
+ROUNDING = 1e-6
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 DECONVS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
@@ -48,6 +49,15 @@ def fan_out(layer: nn.Module, x: Tensor) -> Tensor:
                         requires_grad=True)
     total = apply_weight(layer, value, (weight != 0).double()).sum()
     return torch.autograd.grad(total, value)[0]
+
+
+def is_used(x: Tensor) -> Tensor:
+    """Return which values are no zero, as the integer form computes them.
+
+    There codes and counts cancel exactly; here they leave a rest of
+    float32's rounding, of the largest value.
+    """
+    return x.abs() > (ROUNDING * x.abs().amax() if x.numel() else 0)
 
 
 def slots_used(counts: Tensor, levels: int, encoding: str) -> Tensor:
@@ -94,9 +104,9 @@ class NonzeroProducts(Tracer):
             return int((values * reached).sum().round())
 
         found = self.counts.setdefault(layer, Counter())
-        found['ann'] += products(x != 0)
+        found['ann'] += products(is_used(x))
         for encoding in ENCODINGS:
-            found[encoding] += products(x != 0) if spikes is None else \
+            found[encoding] += products(is_used(x)) if spikes is None else \
                 products(slots_used((x / spikes.amplitude).round(),
                                     spikes.levels, encoding))
 
@@ -106,7 +116,7 @@ class NonzeroProducts(Tracer):
         read = []
         for i, (x, tag) in enumerate(zip(tensors([args, kwargs]), tags)):
             if tag is not None and tag.bounded:
-                read.append((x != 0).double())
+                read.append(is_used(x).double())
             else:
                 read.append(torch.full_like(x, i < 2, dtype=torch.double))
         new = iter(read)

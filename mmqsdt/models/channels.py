@@ -1,12 +1,13 @@
-"""What a neck or a head must say of the maps that a backbone gives it.
+"""Check that necks and heads expect the maps that their backbone returns.
 
-From the config alone, before anything is built: the fields of the parts that
-read the backbone, and what belongs there.
+This reads the config alone, before anything is built: it finds the fields
+that depend on the backbone's maps, and the values they should have.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ..utils.configs import plain
 from .backbones.qsd_transformer import resolve_arch
 
 # Parts of a model that may read the backbone, if no neck does.
@@ -38,12 +39,12 @@ class Field(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return it as a user writes it."""
+        """Return the path as a user writes it."""
         return '.'.join(map(str, self.path))
 
 
 def maps_of(backbone: dict) -> Maps | None:
-    """Read the maps off a QSDTransformer's config; None for any other."""
+    """Return the maps of a QSDTransformer's config; None for any other."""
     if str(backbone.get('type', '')).split('.')[-1] != 'QSDTransformer':
         return None
     c0, c1, c2, c3 = resolve_arch(backbone.get('arch', '15m'))['embed_dims']
@@ -52,7 +53,7 @@ def maps_of(backbone: dict) -> Maps | None:
     taps = backbone.get('out_indices', (4, ))
     taps = (taps, ) if isinstance(taps, int) else taps
     if not set(taps) <= set(range(5)):
-        return None  # the backbone says so itself
+        return None  # the backbone itself raises the error
     return Maps(tuple(channels[i] for i in taps),
                 tuple(strides[i] for i in taps))
 
@@ -60,7 +61,8 @@ def maps_of(backbone: dict) -> Maps | None:
 def readers(model: dict) -> Iterator[tuple[tuple[str | int, ...], dict]]:
     """Find the parts of a model that read the backbone's maps.
 
-    A neck that says its in_channels, or the first of several; else the heads.
+    That is the neck (the first one of several) if it has in_channels, else
+    the heads.
     """
     neck = model.get('neck')
     first = neck[0] if isinstance(neck, (list, tuple)) and neck else neck
@@ -79,11 +81,11 @@ def readers(model: dict) -> Iterator[tuple[tuple[str | int, ...], dict]]:
 
 
 def fields(model: dict, maps: Maps) -> Iterator[Field]:
-    """Find all that depends on the maps, with what belongs there.
+    """Find all fields that depend on the maps, and their right values.
 
     Args:
         model (dict): Config of a model.
-        maps (Maps): Of its backbone, or of the one that is to come.
+        maps (Maps): Of its backbone, or of the backbone it will get.
 
     Raises:
         ValueError: If a part wants more maps than there are.
@@ -123,31 +125,27 @@ def _at(path: Sequence, values: Sequence[int], index: int) -> int:
 
 
 def check_channels(model: dict) -> None:
-    """Refuse a model whose parts expect other maps than its backbone gives.
+    """Refuse a model whose parts expect other maps than its backbone returns.
 
-    Only with a QSDTransformer in it.
+    Only models with a QSDTransformer are checked.
 
     Args:
         model (dict): Its config.
 
     Raises:
-        ValueError: Names each wrong entry, and what belongs there.
+        ValueError: Names each wrong entry, and its right value.
     """
     backbone = model.get('backbone')
     maps = maps_of(backbone) if isinstance(backbone, dict) else None
     if maps is None:
         return
     wrong = [field for field in fields(model, maps)
-             if _plain(field.value) != _plain(field.expected)]
+             if plain(field.value) != plain(field.expected)]
     if wrong:
         raise ValueError(
             'the backbone gives maps of '
             f'{", ".join(map(str, maps.channels))} channels with strides '
             f'{", ".join(map(str, maps.strides))}, and the model expects '
             'others:' + ''.join(
-                f'\n  model.{f.name} = {_plain(f.value)}, expected '
-                f'{_plain(f.expected)}' for f in wrong))
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, (list, tuple)) else value
+                f'\n  model.{f.name} = {plain(f.value)}, expected '
+                f'{plain(f.expected)}' for f in wrong))

@@ -42,6 +42,15 @@ def parts(config: dict | list | tuple) -> Iterator[dict]:
         yield config
 
 
+def plain(value: object) -> object:
+    """Turn a config's dicts and tuples into plain dicts and lists."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value
+
+
 def tool_command(name: str) -> str:
     """Return the command of a tool: its file in a checkout, else by -m.
 

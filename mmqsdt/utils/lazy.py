@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are asked for."""
+"""Import the names of a package on first use."""
 
 import sys
 from collections.abc import Callable
@@ -14,9 +14,9 @@ def lazy(package: str, places: dict[str, str], public: list[str]
     Args:
         package (str): Its ``__name__``.
         places (dict[str, str]): Name -> module that has it, relative to the
-            package, such as '.models'. A name that ends in a dot is of a
-            module itself.
-        public (list[str]): What ``dir()`` shows.
+            package, such as '.models'. A name that ends in a dot stands for
+            the module itself.
+        public (list[str]): Names that ``dir()`` lists.
     """
 
     def look_up(name: str) -> object:
@@ -26,7 +26,7 @@ def lazy(package: str, places: dict[str, str], public: list[str]
             raise AttributeError(f'module {package!r} has no attribute '
                                  f'{name!r}')
         value = getattr(import_module(places[name], package), name)
-        setattr(sys.modules[package], name, value)  # asked for once
+        setattr(sys.modules[package], name, value)  # found at once next time
         return value
 
     return look_up, lambda: sorted(public)

@@ -1,4 +1,4 @@
-"""Values as the Python text of a config."""
+"""Write values as the Python text of a config."""
 
 from yapf.yapflib.yapf_api import FormatCode
 

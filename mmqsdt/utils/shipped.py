@@ -1,7 +1,7 @@
-"""Trained weights that ship with mmqsdt, by the name of their config.
+"""Find the shipped weights of a config by its name.
 
-What there is stands in the metafiles beside the configs: file, bytes, hash
-and scores. ``make zoo`` trains them anew and writes that.
+The metafiles beside the configs list them, with file, bytes, hash and scores.
+``make zoo`` trains them again and updates the metafiles.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class ShippedWeights:
 
 @cache
 def shipped_names() -> dict[str, ShippedWeights]:
-    """Read all that the metafiles name, by name."""
+    """Read the shipped weights that the metafiles list, by name."""
     root, found = Path(get_config_path()), {}
     for metafile in sorted(root.glob('*/metafile.yml')):
         for model in yaml.safe_load(read_text(metafile))['Models']:
@@ -63,8 +63,8 @@ def shipped_weights(name: str) -> ShippedWeights:
             'qsdt_maskrcnn_digits', or its path.
 
     Raises:
-        FileNotFoundError: If none ship for it, or the file is not there;
-            names those that do.
+        FileNotFoundError: If there are none for this config, or the file is
+            missing; lists the configs that have some.
         ValueError: If the file is not the one that the metafile describes.
     """
     known = shipped_names()
@@ -89,7 +89,7 @@ def shipped_weights(name: str) -> ShippedWeights:
 
 
 def resolve_weights(path: str | Path) -> str:
-    """Turn ``mmqsdt://NAME`` into the path of a file; no other path."""
+    """Turn ``mmqsdt://NAME`` into a file's path; keep any other path."""
     path = str(path)
     if path.startswith(SCHEME):
         return str(shipped_weights(path).path)

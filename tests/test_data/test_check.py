@@ -206,7 +206,7 @@ def change_labels(path: Path, change: Callable) -> None:
 
 LABEL_FAULTS = {
     'wrong label': lambda a: np.where(a == 1, 2, a).astype(np.uint8),
-    'label map of colours': lambda a: np.stack([a] * 3, -1),
+    'label map of colors': lambda a: np.stack([a] * 3, -1),
     'wrong size': lambda a: a[:30],
     'image without annotation': lambda a: np.full_like(a, 255),
 }

@@ -135,7 +135,7 @@ def test_retinanet(inside, picture, tmp_path):
     cfg = Config.fromfile(ROOT / 'configs/det/qsdt_retinanet_digits.py')
     cfg.model.backbone.arch = ARCH
     cfg.model.neck.in_channels = [8, 16, 16, 16]
-    cfg.model.test_cfg.update(nms_pre=-1, max_per_img=10_000)
+    cfg.model.test_cfg.update(nms_pre=10_000, max_per_img=10_000)
     model, path = as_if_trained(build_model(cfg)), picture(50, 80)
     batch = model.data_preprocessor(dict(
         inputs=[as_read(path)], data_samples=[DetDataSample(metainfo=dict(

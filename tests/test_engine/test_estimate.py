@@ -57,7 +57,7 @@ def test_it_leaves_no_trace():
 
 @pytest.mark.parametrize('name, size', [
     ('cls/qsdt_imagenet.py', (224, 224)),
-    ('cls/qsdt_cifar10.py', (32, 32)),
+    ('cls/qsdt_cifar10.py', (224, 224)),
     ('det/qsdt_maskrcnn_digits.py', (160, 160)),
     ('seg/qsdt_fpn_ade20k.py', (512, 512)),
 ])
@@ -92,7 +92,7 @@ def test_an_estimate_is_one_line(monkeypatch):
     monkeypatch.setattr(estimate, 'free_memory', lambda device: 10**11)
     text = announce(runner(16))
     assert text.startswith('estimate: 1,000 steps of 16 images of 512 x 512 '
-                           'pixels; at least ')
+                           'pixels; about ')
     assert ' a step, ' in text and '100.0 GB are free' in text
     assert '\n' not in text
 

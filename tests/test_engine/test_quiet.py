@@ -40,11 +40,11 @@ def test_a_training_says_what_a_person_reads(workplace, monkeypatch, capfd):
                   'coco/bbox_mAP', 'estimate: 2 steps of 2 images of 160',
                   'the whole log: '):
         assert words in said, words
-    for words in ('System environment', 'model = dict', 'paramwise_options',
+    for words in ('System environment', 'default_scope', 'paramwise_options',
                   'Hooks will be executed', 'after calling `init_weights`',
                   'index created', 'HardDiskBackend', 'FileClient'):
         assert words not in said, words
-    for words in ('System environment', 'model = dict', 'paramwise_options',
+    for words in ('System environment', 'default_scope', 'paramwise_options',
                   'Hooks will be executed', 'Epoch(train) [1][1/2]',
                   'index created', 'Average Precision'):
         assert words in log, words
@@ -54,7 +54,7 @@ def test_a_training_says_what_a_person_reads(workplace, monkeypatch, capfd):
 def test_the_old_amount_is_an_option(workplace, monkeypatch, capfd):
     train(monkeypatch, workplace, '--verbose')
     said = ''.join(capfd.readouterr())
-    for words in ('System environment', 'model = dict', 'paramwise_options',
+    for words in ('System environment', 'default_scope', 'paramwise_options',
                   'Hooks will be executed'):
         assert words in said, words
 

@@ -84,7 +84,7 @@ def test_the_written_config_has_reasons_and_is_whole(kind, tmp_path,
     assert cfg.model.backbone.arch == 'tiny'
     assert min(training_size(cfg)) <= 64
     text = read_text('my.py')
-    for words in ('# Fitted to ', 'a smaller network learns', 'pixels: none '
+    for words in (' Fitted to ', 'a smaller network learns', 'pixels: none '
                   'is enlarged', 'by the square root', 'steps'):
         assert words in text.replace('\n# ', ' '), words
     # A second time: refused, unless told; without fitting, as the base says.

@@ -1,16 +1,12 @@
 """What both sides of a comparison leave out, carry and say."""
 
-import io
-
 import pytest
 import torch
 from mmengine.config import Config
-from rich.console import Console
 from test_energy import COUNTS, TwoLayers, as_if_trained, backbone
 from torch import nn
 
 from mmqsdt.layers import IELIF, ConvUnit, SpikeAttention
-from mmqsdt.measure import energy_table
 from mmqsdt.measure.costs import EnergyCosts
 from mmqsdt.measure.energy import measure_energy
 from mmqsdt.measure.energy_table import notes, print_report
@@ -122,16 +118,12 @@ def test_neurons_that_carry_nothing_are_flagged():
     assert [report.neurons[name].rate for name in '24'] == [1, 0]
 
 
-def test_the_row_to_quote_comes_first(monkeypatch):
+def test_the_row_to_quote_comes_first(capsys):
+    report = measure_energy(backbone(), [torch.randn(1, 3, 32, 32)])
     texts = []
     for layers in (False, True):
-        file = io.StringIO()
-        monkeypatch.setattr(
-            energy_table, 'Console', lambda width=300, file=file: Console(
-                width=width, file=file))
-        report = measure_energy(backbone(), [torch.randn(1, 3, 32, 32)])
         print_report(report, layers)
-        texts.append(file.getvalue())
+        texts.append(capsys.readouterr().out)
         for bits in (8, 4):
             ratio = report.ratios(bits)['memory_thermometer']
             assert f'int{bits} ANN takes {ratio:.2f} times' in texts[-1]

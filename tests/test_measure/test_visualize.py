@@ -107,7 +107,7 @@ def test_weights(folder, monkeypatch, capsys):
         assert sum(x['codes'].values()) == state[
             x['layer'] + '.weight'].numel()
         assert x['step_sizes'] == state[x['layer'] + '.step_size'].tolist()
-    assert f'{len(layers)} quantised layers' in capsys.readouterr().out
+    assert f'{len(layers)} quantized layers' in capsys.readouterr().out
     assert Path('out/weights.png').exists() and Path(
         'out/weights.svg').exists()
 

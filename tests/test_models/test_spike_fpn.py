@@ -234,5 +234,5 @@ def test_a_stock_conv_becomes_a_spiking_one_of_the_same_shape(norm):
     nn.Linear(4, 4),
 ])
 def test_what_is_no_plain_conv_is_refused(layer):
-    with pytest.raises(ValueError, match='plain convs'):
+    with pytest.raises(ValueError, match='plain conv for'):
         to_spike_conv(layer, HEAD_NEURON, None)

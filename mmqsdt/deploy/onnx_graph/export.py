@@ -150,7 +150,7 @@ def build_region_head(head: nn.Module, channels: int, size: int,
                       options: Options,
                       metadata: dict[str, str] | None = None
                       ) -> onnx.ModelProto:
-    """The graph of a head that reads regions (R, channels, size, size)."""
+    """Write the graph of a head on regions (R, channels, size, size)."""
     outputs, counts = run(region_outputs, head, channels, options, 'regions',
                           size)
     facts = dict(input='what RoIAlign cuts from the maps feat0, ...',

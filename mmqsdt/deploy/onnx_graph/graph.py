@@ -141,11 +141,11 @@ class Value:
         self.unit = unit
 
     def real(self) -> 'Value':
-        """This value, written, as a real one."""
+        """Write this value, and return it as a real one."""
         return self
 
     def written(self) -> 'Value':
-        """This value, written; counts stay counts."""
+        """Write this value, and return it; counts stay counts."""
         return self.real()
 
     def same(self, name: str, **changes) -> 'Value':
@@ -212,11 +212,11 @@ class Value:
         return x.like(x.graph.node('Add', x.name, name))
 
     def __radd__(self, other: float) -> 'Value':
-        """A sum of a list begins with 0."""
+        """Add: the sum of a list begins with 0."""
         return self if other == 0 else NotImplemented
 
     def affine(self, gain: np.ndarray, shift: np.ndarray) -> 'Value':
-        """An affine map of each channel, float64."""
+        """Return an affine map of each channel, float64."""
         x = self.real()
         if (gain != 1).any():
             x = x.apply('Mul', x.per_channel(gain))

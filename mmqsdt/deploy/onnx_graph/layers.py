@@ -36,7 +36,7 @@ class Counts(Value):
         return self.like(name)
 
     def real(self) -> Value:
-        """What the neurons emit: their amplitude times the counts."""
+        """Return what the neurons emit: their amplitude times the counts."""
         x = self.as_float()
         return x if self.amplitude == 1 else x.apply(
             'Mul', self.graph.constant(self.amplitude, np.float32))
@@ -173,7 +173,7 @@ class Layer(Value):
         return Value(graph, name, self.channels)
 
     def fused(self, neuron: IELIF) -> Counts | None:
-        """The layer and the neuron behind it in one, if there is such."""
+        """Write the layer and the neuron behind it in one, if possible."""
         return None
 
 
@@ -337,7 +337,7 @@ def clipped(graph: Graph, name: str, levels: int) -> str:
 
 
 def write_neuron(neuron: IELIF, x: Value, path: str) -> Counts:
-    """An IE-LIF neuron of one time step that emits counts as uint8.
+    """Write an IE-LIF neuron of one time step that emits counts as uint8.
 
     QuantizeLinear rounds half to even; :func:`tie_free_step` makes it round
     half up where the neuron does.

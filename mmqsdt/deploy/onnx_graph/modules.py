@@ -93,12 +93,12 @@ class Lowering:
         return {n for entry in self.entries.values() for n in entry.norms}
 
     def weights(self, layer: nn.Module) -> Weights:
-        """What a layer of the model computes."""
+        """Return what a layer of the model computes."""
         entry = self.entries[layer]
         return Weights.of(entry, self.program.paths.get(entry.follower, ''))
 
     def layer(self, source: Value, weights: Weights) -> Layer:
-        """A layer that will be written when something reads it."""
+        """Return a layer that is written when something reads it."""
         if isinstance(source, Counts):
             weights = replace(
                 weights, scale=weights.scale * source.amplitude)
@@ -107,7 +107,7 @@ class Lowering:
         return (IntegerLayer if self.integer else Layer)(source, weights)
 
     def lowered(self, model: nn.Module) -> nn.Module:
-        """A copy of the model that writes itself when it is given a Value."""
+        """Copy the model; the copy writes itself when it is given a Value."""
         copied = deepcopy(model).eval()
         new: dict[nn.Module, nn.Module] = {}
         for module, copy in zip(model.modules(), copied.modules()):
@@ -154,7 +154,7 @@ class Written(nn.Module):
         return y
 
     def write(self, x: Value) -> Value:
-        """What it writes."""
+        """Return what it writes."""
         raise NotImplementedError
 
 
@@ -319,13 +319,13 @@ WRITERS: list[tuple[type, type[Written]]] = [
 
 
 def layers_of(unit: RepConv) -> tuple[LSQWeight, LSQWeight, LSQWeight]:
-    """The three convs of a RepConv."""
+    """Return the three convs of a RepConv."""
     return unit.pointwise1, unit.depthwise, unit.pointwise2
 
 
 def without_border(first: Weights, middle: Weights,
                    last: Weights) -> tuple[Weights, Weights, Weights]:
-    """The convs of a RepConv, with zeros as the border of the second.
+    """Return the convs of a RepConv, the second with a border of zeros.
 
     See :class:`mmqsdt.deploy.fast.FastRepConv` for the algebra.
     """

@@ -77,7 +77,7 @@ def output_fact(model: nn.Module, part: str = 'whole') -> str:
 
 
 def output_rules(model: nn.Module, part: str = 'whole') -> dict[str, str]:
-    """The same for a program: task, activation, what it takes to decode.
+    """Say it for a program: task, activation, and what decoding takes.
 
     Empty for a part, and for what a program alone cannot finish.
     """
@@ -126,6 +126,7 @@ def anchor_rules(head: nn.Module) -> dict[str, str]:
         means=list(coder.means), stds=list(coder.stds),
         wh_ratio_clip=16 / 1000,
         score_thr=config.get('score_thr', 0),
+        min_bbox_size=config.get('min_bbox_size', -1),
         nms_pre=number('nms_pre'),
         iou_threshold=nms.get('iou_threshold', 1),
         max_per_img=number('max_per_img'))))

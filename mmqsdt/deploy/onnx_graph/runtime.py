@@ -97,7 +97,7 @@ def compare_onnx(model: nn.Module, images: Tensor,
 
 
 def form_of(model: nn.Module, form: str, inputs=None) -> nn.Module:
-    """A network or a head in PyTorch, of which only some read spikes."""
+    """Copy a module in integer form if it reads spikes, else as it is."""
     if form == 'integer' and any(
             d.reads == 'spike' for d in describe(model, inputs)):
         return to_integer(model, inputs)

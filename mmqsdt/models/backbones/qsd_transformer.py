@@ -376,7 +376,7 @@ def create_backbone(arch: str | dict = '15m',
     """Create a backbone to train, in plain PyTorch.
 
     Unlike the class, whose default neuron is the published one, it has
-    neurons with a learned threshold, and its weights are initialised or, with
+    neurons with a learned threshold, and its weights are initialized or, with
     an ``init_cfg``, loaded.
 
     Args:

@@ -111,7 +111,7 @@ class SpikeFPN(BaseModule):
                 SpikeConv(channels, out_channels, 3, stride=2, **common))
 
     def sum_maps(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """A map, and a coarser one enlarged to its size."""
+        """Add a map and a coarser one, enlarged to its size."""
         return fine + F.interpolate(
             coarse, size=fine.shape[2:], mode='nearest')
 

@@ -52,12 +52,9 @@ def test_the_tool(tmp_path, monkeypatch, capsys):
     assert all(TRAINING_TITLES[n] in printed for n in TRAINING_TITLES)
     assert all(TITLES[n] in printed for n in ('float', 'fast', 'ann'))
     page = (tmp_path / 'page.md').read_text()
-    assert '| training step, time over ANN |' in page
+    assert 'Training step, batch 2, 32 x 32:' in page
     assert page.count('begin of qsdt_digits') == 1
     assert '| `aten::convolution_backward` |' in page
-    table = printed[printed.index('Goals'):]
-    assert '<= 1.10 x' in table and '<= 1.00 x' in table
-    assert '>= 3.00 x' in table and 'tokens, attention, fast' in table
 
 
 @pytest.mark.parametrize('arguments, message', [

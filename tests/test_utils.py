@@ -8,7 +8,7 @@ from packaging.version import Version
 
 from mmqsdt import get_config_path, warn_untested_versions
 from mmqsdt.utils import configs, versions
-from mmqsdt.utils.text import part_of
+from mmqsdt.utils.text import describe, part_of
 
 
 def test_config_path_is_absolute_and_loads():
@@ -114,3 +114,11 @@ def test_pinned_set_is_inside_the_tested_ranges():
     ('roi_head.mask_head.convs.0', 'roi_head.mask_head'), ('head', 'head')])
 def test_the_part_of_a_network_that_a_module_is_in(path, part):
     assert part_of(path) == part
+
+
+def test_an_error_without_words_is_told_by_its_line():
+    assert describe(ValueError('bad\nmore')) == 'ValueError: bad'
+    try:
+        raise AssertionError
+    except AssertionError as error:
+        assert 'test_utils.py, line' in describe(error)

@@ -26,7 +26,7 @@ from ..models.channels import check_channels
 from ..utils.build import build_model
 from ..utils.configs import find_config
 from ..utils.frameworks import check_framework, know_forks
-from .ending import is_from_mmqsdt, keep_traceback
+from .ending import frames, is_from_mmqsdt, keep_traceback
 
 # Keys of our own tools that a config may lack.
 OUR_KEYS = ('energy_costs', 'tta_model', 'tta_pipeline')
@@ -108,6 +108,23 @@ def check_keys(cfg: Config) -> None:
                              f'and no {near}: misspelt?')
 
 
+def read_config(path: str) -> Config:
+    """Read a config and those that it inherits from.
+
+    Raises:
+        ValueError: Names the file whose syntax is wrong, and the line.
+    """
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        # mmengine parses a text that has no name any more.
+        names = [place.tb_frame.f_locals.get('filename')
+                 for place in frames(error)]
+        file = [name for name in names if str(name).endswith('.py')][-1:]
+        raise ValueError(f'{(file or [path])[0]}, line {error.lineno}: '
+                         f'{error.msg}') from None
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config, by path or shipped name, and merge the arguments.
 
@@ -123,7 +140,7 @@ def load_config(args: argparse.Namespace) -> Config:
     guard_loading(getattr(args, 'unsafe_load', False))
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     know_forks()
-    cfg = Config.fromfile(find_config(args.config))
+    cfg = read_config(find_config(args.config))
     check_keys(cfg)
     if args.cfg_options:
         known = {*cfg, *runner_keys(), *OUR_KEYS}

@@ -164,7 +164,8 @@ def set_classes(model: dict, classes: int) -> set[int]:
         if isinstance(weights, (list, tuple)):
             # One for each class; the last may be for what is no object.
             kept = weights[-1:] if len(weights) - 1 in before else []
-            part['class_weight'] = [1.0] * classes + list(kept)
+            if len(weights) - len(kept) != classes:
+                part['class_weight'] = [1.0] * classes + list(kept)
     tests = model.get('test_cfg') or {}
     if tests.get('panoptic_on') is not None:
         tests.update(panoptic_on=False, instance_on=True)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from traceback import extract_tb
 
 
 def read_text(path: str | Path) -> str:
@@ -39,6 +40,10 @@ def read_json(path: str | Path) -> object:
 def describe(error: BaseException) -> str:
     """Return the type and the first line of an error."""
     text = str(error).strip().split('\n')[0]
+    if not text and error.__traceback__:
+        place = extract_tb(error.__traceback__)[-1]
+        text = f'no message; raised at {Path(place.filename).name}, line ' \
+            f'{place.lineno}: {place.line}'
     return f'{type(error).__name__}: {text}'[:300]
 
 

@@ -70,3 +70,13 @@ def test_keys_of_a_config_that_are_misspelt_are_refused(wrong, right, config):
 @pytest.mark.parametrize('name', config_names())
 def test_no_shipped_config_is_misspelt(name):
     check_keys(Config.fromfile(get_config_path(f'{name}.py')))
+
+
+@pytest.mark.parametrize('name', ['x.py', 'base.py'])
+def test_the_file_whose_syntax_is_wrong_is_named(name, config):
+    config.write_text("_base_ = ['base.py']\n")
+    (config.parent / 'base.py').write_text('a = 1\n')
+    with open(config.parent / name, 'a') as file:
+        file.write('model = dict(\n')
+    with pytest.raises(ValueError, match=f'{name}, line 2: .*closed'):
+        load_config(arguments(config))

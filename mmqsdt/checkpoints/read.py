@@ -16,7 +16,7 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from ..layers.lsq import Bits
+from ..layers.lsq import BITS, Bits
 
 STATE_DICTS = ('state_dict', 'model')  # keys, ours and the authors'
 
@@ -254,8 +254,8 @@ def saved_widths(content: object) -> dict[str, Bits]:
     notes = getattr(content, '_metadata', None)
     notes = notes if isinstance(notes, dict) else {}
     return {name: note['bits'] for name, note in notes.items()
-            if isinstance(note, dict)
-            and isinstance(note.get('bits'), (int, str))}
+            if isinstance(note, dict) and type(note.get('bits')) in (int, str)
+            and note['bits'] in BITS}
 
 
 def safe_checkpoint_classes() -> list:

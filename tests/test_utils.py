@@ -47,6 +47,9 @@ def test_installed_wheel_looks_inside_the_package(tmp_path, monkeypatch):
 
 def test_tools_are_called_as_they_can_be(tmp_path, monkeypatch):
     assert configs.tool_command('train') == 'python tools/train.py'
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(tmp_path)
+        assert configs.tool_command('train') == 'python -m mmqsdt train'
     monkeypatch.setattr(configs, '__file__',
                         str(tmp_path / 'mmqsdt/utils/configs.py'))
     assert configs.tool_command('train') == 'python -m mmqsdt train'

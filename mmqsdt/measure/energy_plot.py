@@ -38,7 +38,7 @@ def _plot_totals(axes, report: EnergyReport) -> None:
     bars = axes.barh(range(len(values)), values, color=colors)
     labels = [
         f'{total[m]:.3g} mJ' +
-        (f'  ({ratios[m]:.1f}x less)' if m in ratios else '')
+        (f'  ({_compared(ratios[m])})' if m in ratios else '')
         for m in report.measures
     ]
     axes.bar_label(bars, labels, padding=4)
@@ -48,6 +48,13 @@ def _plot_totals(axes, report: EnergyReport) -> None:
         title='The whole model, by measure', xlabel='mJ',
         xlim=(0, 1.45 * max(values)))
     _clean(axes)
+
+
+def _compared(ratio: float) -> str:
+    """How many times less or, below one, more a model takes."""
+    if 0 < ratio < 1:
+        return f'{1 / ratio:.1f}x more'
+    return f'{ratio:.1f}x less'
 
 
 def _groups(report: EnergyReport) -> dict[str, list]:

@@ -52,13 +52,14 @@ def plain(value: object) -> object:
 
 
 def tool_command(name: str) -> str:
-    """Return the command of a tool: its file in a checkout, else by -m.
+    """Return the command of a tool: its file inside a checkout, else by -m.
 
     Args:
         name (str): Such as 'train'.
     """
     home = Path(__file__).resolve().parents[2]
-    if (home / f'tools/{name}.py').is_file():
+    file = home / f'tools/{name}.py'
+    if file.is_file() and Path(f'tools/{name}.py').resolve() == file:
         return f'python tools/{name}.py'
     return f'python -m mmqsdt {name}'
 

@@ -214,7 +214,8 @@ class FoldedLayer(nn.Module):
         return split_slots(counts.to(self.carrier), len(self.slot_weights))
 
     def forward(self, x: Tensor) -> Tensor:
-        self.due += self.norms
+        if x.numel():  # heads leave norms out where there is nothing
+            self.due += self.norms
         with torch.autocast(x.device.type, enabled=False):
             slots = self.slots(x)
             weight = self.weight.to(self.carrier)
@@ -245,7 +246,8 @@ class FoldedNorm(nn.Identity):
         layer.norms += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        self.layer.due -= 1
+        if x.numel():
+            self.layer.due -= 1
         return x
 
 

@@ -355,7 +355,7 @@ def test_fresh_linear_layers_are_initialised_like_mmdets():
 
 @pytest.mark.parametrize('build', [bbox_4conv1fc, mask, retina])
 def test_other_convs_are_refused(build):
-    with pytest.raises(ValueError, match='plain convs'):
+    with pytest.raises(ValueError, match='expected a plain conv'):
         build(conv_cfg=dict(type='mmqsdt.LSQConv2d', bits=4))
 
 

@@ -144,7 +144,7 @@ def test_dropout_is_off_as_published_but_can_be_had():
 
 
 def test_other_convs_are_refused():
-    with pytest.raises(ValueError, match='plain convs'):
+    with pytest.raises(ValueError, match='expected a plain conv'):
         fpn_head(conv_cfg=dict(type='mmqsdt.LSQConv2d', bits=4))
 
 

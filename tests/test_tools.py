@@ -153,7 +153,8 @@ def test_missing_data_gives_one_clear_message(config, tool, tmp_path,
     message = str(stop.value)
     assert f'looked for: {folder}' in message
     assert 'https://' in message
-    assert 'tools/prepare_data.py digits' in message
+    # Outside the checkout, where tools/ is not.
+    assert 'python -m mmqsdt prepare_data digits' in message
     assert TASKS[framework] in message
     assert not (tmp_path / 'work_dirs').exists()  # nothing was built
 

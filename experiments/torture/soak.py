@@ -159,7 +159,8 @@ def check_workers(folder: Path, points: tuple[str, ...] = (
         log = log_of(folder)
         # PyTorch's own message, where its signal comes last of all.
         if code in (0, 'hung') or not re.search(
-                r'LostWorkerError|DataLoader worker \(pid.*killed', log):
+                r'a worker process of a data loader was lost|'
+                r'DataLoader worker \(pid.*killed', log):
             wrong.append(f'{point}: {code}: {log[-500:]}')
     return budget.done, wrong
 

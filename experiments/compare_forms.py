@@ -26,6 +26,7 @@ from mmqsdt.data.sources import check_data
 from mmqsdt.deploy import compare_forms, to_form
 from mmqsdt.utils.build import load_batches
 from mmqsdt.utils.frameworks import check_framework
+from mmqsdt.utils.tables import to_markdown
 
 from .benchmark import alternate
 from .markdown import write_table
@@ -195,7 +196,7 @@ def forms_table(found: list[FormScore], images: int) -> str:
         heads += [f'{title}, float64' for title, _ in names]
     heads += ['flips, float32', 'flips, float64',
               'time of an image over float', 'bytes of weights']
-    lines = [heads, ['---'] * len(heads)]
+    lines = []
     time = float(np.median(found[0].seconds))
     for each in found:
         cells = [each.name, *formatted(each.scores)]
@@ -205,9 +206,9 @@ def forms_table(found: list[FormScore], images: int) -> str:
         cells += [f'{np.median(each.seconds) / time:.2f}',
                   f'{each.bytes:,}']
         lines.append(cells)
-    table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-    return (f'{table}\n\nSpikes compared on {images} test images; "from" '
-            'counts the flips that no other led to, "within" is their '
+    return (f'{to_markdown(heads, lines)}\n\n'
+            f'Spikes compared on {images} test images; "from" counts '
+            'the flips that no other led to, "within" is their '
             'largest distance to a threshold.\n')
 
 

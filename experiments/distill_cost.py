@@ -18,13 +18,13 @@ from types import MethodType, SimpleNamespace
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmqsdt.cli.common import load_config
+from mmqsdt.cli.common import add_overrides, load_config
 from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.distill.hook import FGDistillHook
 from mmqsdt.distill.teacher import build_network
@@ -282,10 +282,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--work-dir', help='where distill_cost.json goes; default: '
         'work_dirs/<config name>')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override config entries: key=value')
-    parser.set_defaults(launcher='none', local_rank=0)
+    add_overrides(parser)
     return parser.parse_args()
 
 

@@ -10,12 +10,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 from mmqsdt.checkpoints.fit import load_for_test
 from mmqsdt.checkpoints.resume import find_checkpoint
-from mmqsdt.cli.common import load_config
+from mmqsdt.cli.common import add_overrides, load_config
 from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.utils.frameworks import check_framework
 
@@ -86,10 +85,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--page', type=Path, help='.md file to put the tables into, between '
         'its marks of the name of the config')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override config entries: key=value')
-    parser.set_defaults(launcher='none', local_rank=0)
+    add_overrides(parser)
     return parser.parse_args()
 
 

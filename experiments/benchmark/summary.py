@@ -8,6 +8,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmqsdt.utils.tables import to_markdown
+
 from ..markdown import write_table
 from .runners import TITLES
 
@@ -47,9 +49,7 @@ def rows_of(path: Path) -> list[list[str]]:
 
 def to_table(paths: Sequence[Path]) -> str:
     """In Markdown."""
-    lines = [HEAD, ['---'] * len(HEAD),
-             *(row for path in paths for row in rows_of(path))]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return to_markdown(HEAD, (row for path in paths for row in rows_of(path)))
 
 
 def main(arguments: list[str] | None = None) -> None:

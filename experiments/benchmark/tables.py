@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mmqsdt.utils import tables as terminal
+from mmqsdt.utils import tables
 
 from .report import Benchmark, Timing
 from .runners import TITLES
@@ -67,16 +67,14 @@ def to_markdown(report: Benchmark) -> str:
     blocks = [headline(report) + '.']
     for table in benchmark_tables(report):
         rows = zip(*(column.cells for column in table.columns))
-        lines = [[column.header for column in table.columns],
-                 ['---'] * len(table.columns), *rows]
-        blocks.append(f'{table.title}:\n\n' + '\n'.join(
-            f'| {" | ".join(line)} |' for line in lines))
+        blocks.append(f'{table.title}:\n\n' + tables.to_markdown(
+            [column.header for column in table.columns], rows))
     return '\n\n'.join([*blocks, *skipped_lines(report)])
 
 
 def new_table(title: str, first: str, *names: str) -> Table:
     """Make a table whose columns hold numbers, except the first."""
-    return terminal.new_table(title, (first, ), names)
+    return tables.new_table(title, (first, ), names)
 
 
 def inference_table(report: Benchmark, batch: int, size: int) -> Table:

@@ -7,10 +7,12 @@ a model that is tested must be complete.
 
 from dataclasses import dataclass
 
+from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..layers.lsq import Bits, LSQWeight, width_name
+from ..utils.build import build_model
 from ..utils.configs import config_names, tool_command
 from ..utils.shipped import resolve_weights
 from .convert import convert_reference_checkpoint, is_reference_checkpoint
@@ -155,6 +157,21 @@ def other_widths(module: nn.Module, widths: dict[str, Bits],
     return [name for name, layer in module.named_modules()
             if isinstance(layer, LSQWeight)
             and widths.get(prefix + name, layer.bits) != layer.bits]
+
+
+def build_trained(cfg: Config, path: str) -> nn.Module:
+    """Build the model of a config in eval mode, with weights of a checkpoint.
+
+    Args:
+        cfg (Config): Of any of the three frameworks.
+        path (str): See :func:`load_for_test`.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`load_for_test`.
+    """
+    model = build_model(cfg)
+    load_for_test(model, path)
+    return model
 
 
 def load_for_test(model: nn.Module, path: str) -> None:

@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
@@ -33,7 +33,7 @@ from ..models.counterpart import counterpart_config
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
 from ..version import __version__
-from .common import add_output, load_config, parse_output
+from .common import add_output, add_overrides, load_config, parse_output
 from .ending import ToolParser, command
 
 IMAGES = 64
@@ -57,10 +57,7 @@ def parse_args() -> argparse.Namespace:
         '--percentile', type=float, default=99.,
         help='of the positive potentials, which gets the largest count; '
         'default: 99')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override config entries: key=value')
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    add_overrides(parser)
     return parse_output(parser, 'out')
 
 

@@ -17,13 +17,12 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-from ..checkpoints.fit import load_for_test
+from ..checkpoints.fit import build_trained
 from ..checkpoints.read import reading_once
 from ..checkpoints.resume import find_checkpoint, guard_loading
 from ..data.questions import ask
 from ..data.sources import leaf_datasets
 from ..models.channels import check_channels
-from ..utils.build import build_model
 from ..utils.configs import find_config
 from ..utils.frameworks import check_framework, know_forks
 from .ending import frames, is_from_mmqsdt, keep_traceback
@@ -36,12 +35,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that training and testing share."""
     parser.add_argument('--work-dir', help='folder of logs and checkpoints; '
                         'default: work_dirs/<config name>')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override config entries: key=value, nested key.sub=value, '
-        'lists key="[a,b]"')
+    add_overrides(parser)
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm', 'mpi'),
@@ -55,6 +49,20 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--local-rank', '--local_rank', type=int, default=0,
         help=argparse.SUPPRESS)
+
+
+def add_overrides(parser: argparse.ArgumentParser,
+                  of: str = 'the config') -> None:
+    """Add ``--cfg-options``.
+
+    Args:
+        parser (ArgumentParser): Of the tool.
+        of (str): Whose entries they override. Defaults to 'the config'.
+    """
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction,
+        help=f'override entries of {of}: key=value, nested key.sub=value, '
+        'lists key="[a,b]"')
 
 
 def add_output(parser: argparse.ArgumentParser, name: str,
@@ -128,6 +136,9 @@ def read_config(path: str) -> Config:
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config, by path or shipped name, and merge the arguments.
 
+    Only ``config`` and ``cfg_options`` must be among them: tools of one
+    process have no launcher, and not all have a work dir.
+
     From here on this process reads checkpoints safely, unless the arguments
     have unsafe_load: see :func:`mmqsdt.checkpoints.resume.guard_loading`.
 
@@ -138,7 +149,7 @@ def load_config(args: argparse.Namespace) -> Config:
             backbone.
     """
     guard_loading(getattr(args, 'unsafe_load', False))
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
     know_forks()
     cfg = read_config(find_config(args.config))
     check_keys(cfg)
@@ -153,8 +164,8 @@ def load_config(args: argparse.Namespace) -> Config:
                                  f'{top}{hint}')
         cfg.merge_from_dict(args.cfg_options)
     check_channels(cfg.get('model') or {})
-    cfg.launcher = args.launcher
-    if args.work_dir:
+    cfg.launcher = getattr(args, 'launcher', 'none')
+    if getattr(args, 'work_dir', None):
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = f'work_dirs/{Path(args.config).stem}'
@@ -176,15 +187,13 @@ def load_model(cfg: Config, checkpoint: str,
 
     Raises:
         ImportError: If the framework is not there.
-        OSError, ValueError: See :func:`ask` and :func:`load_for_test`.
+        OSError, ValueError: See :func:`ask` and :func:`build_trained`.
     """
     check_framework(cfg)
     path = find_checkpoint(checkpoint)
     with reading_once():
         ask(cfg, (part, ), path)
-        model = build_model(cfg)
-        load_for_test(model, path)
-    return model, path
+        return build_trained(cfg, path), path
 
 
 def draw_predictions(cfg: Config, out_dir: str | None, number: int | None,

@@ -11,7 +11,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from ..data.sources import check_data
 from ..measure.energy import EnergyCosts, measure_energy
@@ -20,7 +20,7 @@ from ..measure.energy_table import print_report
 from ..measure.regions import fix_regions
 from ..utils.build import load_batches
 from ..utils.frameworks import check_framework
-from .common import load_config, load_model
+from .common import add_overrides, load_config, load_model
 from .ending import ToolParser, command
 
 
@@ -51,10 +51,7 @@ def parse_args() -> argparse.Namespace:
         '--out', '--work-dir', dest='work_dir',
         help='where energy.json, .csv and .png go; '
         'default: work_dirs/<config name>')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override config entries: key=value')
-    parser.set_defaults(launcher='none', local_rank=0)
+    add_overrides(parser)
     return parser.parse_args()
 
 

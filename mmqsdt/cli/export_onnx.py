@@ -10,13 +10,19 @@ import json
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..data.classes import can_be_looked_at, dataset_meta
 from ..data.sources import check_data, leaf_datasets
 from ..utils.build import input_channels, load_batches
-from .common import add_output, load_config, load_model, parse_output
+from .common import (
+    add_output,
+    add_overrides,
+    load_config,
+    load_model,
+    parse_output,
+)
 from .ending import ToolParser, command
 
 RECIPE = """run it:
@@ -53,10 +59,7 @@ def parse_args() -> argparse.Namespace:
         '--normalise', action='store_true',
         help='put the normalization of the data preprocessor in front: '
         'images are then 0..255, in the order that the pipeline loads')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override config entries: key=value')
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    add_overrides(parser)
     return parse_output(parser, 'out')
 
 

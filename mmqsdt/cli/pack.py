@@ -8,7 +8,6 @@ import argparse
 from io import BytesIO
 
 import torch
-from mmengine.config import DictAction
 
 from ..checkpoints.atomic import write_atomically
 from ..checkpoints.packing import load_packed, pack
@@ -16,7 +15,13 @@ from ..checkpoints.resume import find_checkpoint
 from ..data.questions import ask
 from ..utils.build import build_model
 from ..utils.frameworks import check_framework
-from .common import add_output, load_config, load_model, parse_output
+from .common import (
+    add_output,
+    add_overrides,
+    load_config,
+    load_model,
+    parse_output,
+)
 from .ending import ToolParser, command
 
 
@@ -33,10 +38,7 @@ def parse_args() -> argparse.Namespace:
         '--no-huffman', dest='huffman', action='store_false',
         help='leave the bit-packed codes as they are, for readers without '
         'zlib')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override config entries: key=value')
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    add_overrides(parser)
     return parse_output(parser, 'dst')
 
 

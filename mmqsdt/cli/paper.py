@@ -10,11 +10,8 @@ energies are of the best proposals, as many as the config names.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-from torch import nn
-
 from ..checkpoints.atomic import write_text
-from ..checkpoints.fit import load_for_test
+from ..checkpoints.fit import build_trained
 from ..checkpoints.resume import find_checkpoint
 from ..data.questions import ask
 from ..data.sources import check_data
@@ -28,9 +25,9 @@ from ..measure.paper_table import (
 )
 from ..measure.regions import fix_regions
 from ..measure.score import measure_score
-from ..utils.build import build_model, load_batches
+from ..utils.build import load_batches
 from ..utils.frameworks import check_framework
-from .common import load_config
+from .common import add_overrides, load_config
 from .ending import ToolParser, command
 from .energy import energy_costs
 
@@ -51,10 +48,7 @@ def parse_args() -> argparse.Namespace:
         '--no-score', dest='score', action='store_false',
         help='leave the score out, which takes all of the test data')
     parser.add_argument('--out', help='write the table to this file as well')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override entries of all the configs: key=value')
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    add_overrides(parser, 'all the configs')
     return parser.parse_args()
 
 
@@ -95,15 +89,10 @@ def prepare(args: argparse.Namespace, config: str,
 def measure(cfg, checkpoint: str,
             args: argparse.Namespace) -> tuple[PaperRow, str]:
     """Make the row of a run, and say how to read its energies."""
-
-    def trained() -> nn.Module:
-        model = build_model(cfg)
-        load_for_test(model, checkpoint)
-        return model
-
-    scores = measure_score(cfg, trained()) if args.score else {}
-    fix_regions(cfg)
-    model = trained()
+    model = build_trained(cfg, checkpoint)
+    scores = measure_score(cfg, model) if args.score else {}
+    if any(fix_regions(cfg)):
+        model = build_trained(cfg, checkpoint)
     batches = load_batches(cfg, 'test', args.images)
     report = measure_energy(model, batches, energy_costs(cfg))
     return paper_row(Path(cfg.filename).stem, model, report, scores), \

@@ -8,8 +8,6 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from ..checkpoints.atomic import write_text
 from ..checkpoints.resume import find_checkpoint, find_checkpoints
 from ..deploy import ENCODINGS, FORMS
@@ -17,7 +15,7 @@ from ..engine.load import build_predictor
 from ..engine.predict import find_others, find_pictures, predict_pictures
 from ..engine.quiet import quiet
 from ..utils.shipped import shipped_weights
-from .common import load_config
+from .common import add_overrides, load_config
 from .ending import ToolParser, command
 
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.safetensors')
@@ -50,10 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--max-side', type=int, default=2048,
         help='larger pictures are shrunk first, pixels; default: 2048')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override config entries: key=value')
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    add_overrides(parser)
     return parser.parse_args()
 
 

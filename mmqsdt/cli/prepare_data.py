@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 
 from ..checkpoints.atomic import write_atomically, write_text
@@ -23,7 +23,7 @@ from ..data.classes import check_names
 from ..data.layout import KINDS
 from ..utils.configs import tool_command
 from ..utils.text import read_lines
-from .common import load_config
+from .common import add_overrides, load_config
 from .ending import ToolParser, command
 
 HUGGINGFACE = ('imagenet', 'ade20k', 'coco')
@@ -70,11 +70,9 @@ def add_check(commands: argparse._SubParsersAction) -> None:
     add('what', help=f'a config, or one of {", ".join(KINDS)}')
     add('path', nargs='*', help='folders of data sets of that kind')
     add('--json', metavar='OUT', help='write everything found to this file')
-    add('--cfg-options', nargs='+', action=DictAction,
-        help='override config entries: key=value')
+    add_overrides(check)
     add_classes(check)
-    check.set_defaults(run=check_data, launcher='none', local_rank=0,
-                       work_dir=None)
+    check.set_defaults(run=check_data)
 
 
 def add_config(commands: argparse._SubParsersAction) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,7 +22,7 @@ from ..data.saved import saved_meta
 from ..utils.frameworks import FRAMEWORKS
 from ..utils.text import read_json, read_text
 from ..version import __version__
-from .common import load_config, load_model
+from .common import add_overrides, load_config, load_model
 from .ending import ToolParser, command
 from .zoo import describe_backbone, describe_data
 
@@ -252,10 +252,7 @@ def parse_args() -> argparse.Namespace:
         help='store the weights at their true width')
     parser.add_argument(
         '--force', action='store_true', help='replace a model card')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override config entries: key=value')
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    add_overrides(parser)
     return parser.parse_args()
 
 

@@ -14,15 +14,13 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
 from torch import nn
 
 from ..checkpoints.atomic import write_text
-from ..checkpoints.fit import load_for_test
-from ..checkpoints.resume import find_checkpoint
+from ..checkpoints.fit import build_trained
 from ..data.classes import dataset_meta
-from ..data.questions import ask
 from ..data.sources import check_data
 from ..deploy import compare_forms, to_form
 from ..engine.hooks import DrawPredictionsHook
@@ -38,9 +36,9 @@ from ..measure.regions import fix_regions
 from ..measure.seen import picture_seen, recorded_inputs
 from ..measure.spike_maps import choose_maps, recorded_spike_maps
 from ..measure.spikes_plot import plot_rates, plot_slots
-from ..utils.build import build_model, load_batches
+from ..utils.build import load_batches
 from ..utils.frameworks import check_framework
-from .common import load_config
+from .common import add_overrides, load_config, load_model
 from .ending import ToolParser, command
 from .energy import energy_costs
 
@@ -71,10 +69,7 @@ def parse_args() -> argparse.Namespace:
         '--pictures', type=int, default=6,
         help='predictions beside the truth; default: 6')
     parser.add_argument('--out', help='default: WORK_DIR/report.html')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override entries of the config: key=value')
-    parser.set_defaults(launcher='none', local_rank=0)
+    add_overrides(parser)
     return parser.parse_args()
 
 
@@ -103,20 +98,18 @@ def main() -> None:
     costs = energy_costs(cfg)
     check_framework(cfg)
     check_data(cfg, ('test', ))
-    checkpoint = find_checkpoint(args.checkpoint or str(work_dir))
-    ask(cfg, ('test', ), checkpoint)
+    model, checkpoint = load_model(cfg, args.checkpoint or str(work_dir))
     page = Page(f'{Path(args.config).stem}: {work_dir.resolve().name}')
     page.text(f'Checkpoint {Path(checkpoint).name}, mmqsdt '
               f'{version("mmqsdt")}', note=True)
     with TemporaryDirectory() as folder:
         stem = Path(folder)
         add(page, 'Training', add_curves, work_dir, stem)
-        model = load(cfg, checkpoint)
         add(page, 'Predictions and the truth', add_predictions, cfg, model,
             args.pictures, stem)
         add(page, 'Spikes of a test picture', add_spikes, cfg, model, stem)
-        fix_regions(cfg)
-        model = load(cfg, checkpoint)
+        if any(fix_regions(cfg)):
+            model = build_trained(cfg, checkpoint)
         report = measure_energy(
             model, load_batches(cfg, 'test', args.images), costs)
         add(page, 'Firing rates', add_rates, report)
@@ -126,13 +119,6 @@ def main() -> None:
     out = args.out or work_dir / 'report.html'
     write_text(out, str(page))
     print(f'written: {out}, {Path(out).stat().st_size / 2**20:.1f} MiB')
-
-
-def load(cfg: Config, checkpoint: str) -> nn.Module:
-    """Load the trained model of a config, in eval mode."""
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
-    return model
 
 
 def add(page: Page, title: str, section: Callable, *args) -> None:

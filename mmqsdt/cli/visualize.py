@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from torch import Tensor, nn
 
@@ -55,7 +55,7 @@ from ..measure.style import write_json as write_dict
 from ..measure.weights_plot import plot_weights
 from ..utils.build import build_model, load_batches
 from ..utils.frameworks import check_framework
-from .common import load_config, load_model
+from .common import add_overrides, load_config, load_model
 from .ending import ToolParser, command
 from .smoke import smoke
 
@@ -73,13 +73,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
     parser.add_argument('config', help='path of the config, or its name')
     parser.add_argument(
         'checkpoint', help='a checkpoint, or a work dir (its latest one)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override entries of the config: key=value')
+    add_overrides(parser)
 
 
 def add_out(parser: argparse.ArgumentParser, default: str) -> None:
@@ -140,12 +137,9 @@ def add_gradients(commands) -> None:
     parser = commands.add_parser(
         'gradients', help='will it train? gradients, firing rates and '
         'saturation of one step, beside those of the ANN counterpart')
-    parser.set_defaults(
-        run=draw_gradients, launcher='none', local_rank=0, work_dir=None)
+    parser.set_defaults(run=draw_gradients)
     parser.add_argument('config', help='path of the config, or its name')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override entries of the config: key=value')
+    add_overrides(parser)
     parser.add_argument(
         '--smoke', action='store_true',
         help='on the digits, with the model of the config as it is')

@@ -134,8 +134,10 @@ def convert(
     standing = set(copied.modules())
     for old in replaced:
         if copies[old] not in standing:
-            copies[old].register_forward_pre_hook(
-                PassedBy(program.paths[old]))
+            copies[old].register_forward_pre_hook(Refusal(
+                f'{program.paths[old]} is called past its place in the model, '
+                'from a plain list or a function, so nothing can stand in for '
+                'it; hold it in an nn.ModuleList, or as an attribute alone'))
     keep_description(copied, describe_program(program))
     if encoding != 'count' and any(
             product.scope not in program.attentions
@@ -167,15 +169,12 @@ def counting_neuron(neuron: SpikingNeuron) -> SpikingNeuron:
 
 
 @dataclass
-class Unforeseen:
-    """A hook for layers and neurons of which nothing is known."""
-    name: str
+class Refusal:
+    """A hook for modules that must not run in this form."""
+    text: str
 
     def __call__(self, module: nn.Module, args: tuple) -> None:
-        raise ValueError(
-            f'{self.name} did not run when the model was traced, so it is '
-            'not known who reads spikes of whom; convert the model with '
-            'inputs= on which it runs')
+        raise ValueError(self.text)
 
 
 def watch_norms(program: Program, replaced: dict[nn.Module, nn.Module],
@@ -210,25 +209,16 @@ class NormsDue:
             layer.due = 0
 
 
-@dataclass
-class PassedBy:
-    """A hook for modules in whose place others stand now."""
-    name: str
-
-    def __call__(self, module: nn.Module, args: tuple) -> None:
-        raise ValueError(
-            f'{self.name} is called past its place in the model, from a '
-            'plain list or a function, so nothing can stand in for it; hold '
-            'it in an nn.ModuleList, or as an attribute alone')
-
-
 def watch_the_rest(program: Program,
                    copies: dict[nn.Module, nn.Module]) -> None:
     """Say which layers stay as they are although they read spikes."""
     for module, path in program.paths.items():
         if module not in program.calls and isinstance(
                 module, (_ConvNd, nn.Linear, SpikingNeuron)):
-            copies[module].register_forward_pre_hook(Unforeseen(path))
+            copies[module].register_forward_pre_hook(Refusal(
+                f'{path} did not run when the model was traced, so it is not '
+                'known who reads spikes of whom; convert the model with '
+                'inputs= on which it runs'))
     left = [f'{entry.name} ({entry.obstacle})'
             for entry in program.layers.values() if entry.stays]
     if left:

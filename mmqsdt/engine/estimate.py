@@ -17,6 +17,8 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..data.sources import leaf_datasets
+from ..deploy.operations import tensors
+from ..utils.build import unwrap
 from ..utils.text import read_text
 from .batches import batch_size
 from .random_states import random_states, set_random_states
@@ -87,13 +89,6 @@ def measure_cost(backbone: nn.Module, neck: nn.Module | None = None) -> Cost:
     return Cost(sum(saved.values()) / pixels, seconds / pixels,
                 STATES * sum(p.numel() * p.element_size()
                              for p in parameters))
-
-
-def tensors(value: object) -> list[Tensor]:
-    """List all tensors of outputs, at any depth."""
-    if torch.is_tensor(value):
-        return [value]
-    return [x for each in value for x in tensors(each)]
 
 
 def training_size(cfg: Config) -> tuple[int, int] | None:
@@ -202,8 +197,7 @@ def announce(runner) -> str | None:
     Raises:
         ValueError: If the batch cannot fit the memory; names the remedy.
     """
-    cfg, model = runner.cfg, runner.model
-    model = getattr(model, 'module', model)
+    cfg, model = runner.cfg, unwrap(runner.model)
     size = training_size(cfg)
     if size is None or not hasattr(model, 'backbone') or \
             getattr(model.backbone, 'in_channels', 3) != 3:

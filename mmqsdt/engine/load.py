@@ -11,14 +11,13 @@ from mmengine.device import get_device
 from mmengine.structures import BaseDataElement
 from PIL import Image
 
-from ..checkpoints.fit import load_for_test
+from ..checkpoints.fit import build_trained
 from ..checkpoints.packing import is_packed
 from ..checkpoints.read import reading_once
 from ..checkpoints.resume import find_checkpoint
 from ..data.questions import ask
 from ..data.saved import saved_classes, saved_meta
 from ..deploy import to_form
-from ..utils.build import build_model
 from ..utils.configs import find_config
 from ..utils.frameworks import check_framework, know_forks
 from ..utils.shipped import shipped_weights
@@ -97,8 +96,7 @@ def build_predictor(cfg: Config,
     check_framework(cfg)
     with reading_once():
         ask(cfg, ('test', ), checkpoint)
-        model = build_model(cfg)
-        load_for_test(model, checkpoint)
+        model = build_trained(cfg, checkpoint)
         saved = None if '://' in checkpoint or is_packed(checkpoint) else \
             saved_classes(saved_meta(checkpoint))
     model = to_form(model, form, encoding)

@@ -10,6 +10,7 @@ from torch import nn
 from ..checkpoints.packing import pack
 from ..layers import LSQWeight, SpikingNeuron
 from ..layers.lsq import code_width, width_name
+from ..utils import tables
 from .energy_report import ANN_BITS, QUOTE, EnergyReport
 
 
@@ -124,8 +125,7 @@ def cells(rows: list[PaperRow]) -> list[list[str]]:
 def to_markdown(rows: list[PaperRow]) -> str:
     """Write a table for a page."""
     head, *body = cells(rows)
-    lines = [head, ['---'] * len(head), *body]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return tables.to_markdown(head, body)
 
 
 def to_latex(rows: list[PaperRow]) -> str:

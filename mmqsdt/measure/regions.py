@@ -5,9 +5,9 @@ detections with a mask, depends on its weights: the better it is, the fewer
 remain. Energies of two models then differ by what they found.
 """
 
-from collections.abc import Iterator
-
 from mmengine.config import Config
+
+from ..utils.configs import parts
 
 # Above any overlap there is, so that nothing is suppressed; not 1, which
 # the overlap of two equal boxes can exceed by rounding.
@@ -33,7 +33,11 @@ def fix_regions(cfg: Config, number: int | None = None) -> tuple[int, int]:
     if number is not None and number < 1:
         raise ValueError(f'expected at least 1 region, got {number}')
     found = (0, 0)
-    for test_cfg in _two_stage(cfg.model):
+    for part in parts(cfg.model):
+        test_cfg = part.get('test_cfg')
+        if not isinstance(test_cfg, dict) or not (
+                test_cfg.get('rpn') and test_cfg.get('rcnn')):
+            continue  # of one stage
         rpn, rcnn = test_cfg['rpn'], test_cfg['rcnn']
         proposals = number or rpn['max_per_img']
         rpn.update(
@@ -43,15 +47,3 @@ def fix_regions(cfg: Config, number: int | None = None) -> tuple[int, int]:
         found = proposals, rcnn['max_per_img']
     return found
 
-
-def _two_stage(part: object) -> Iterator[dict]:
-    """Each test_cfg with settings of both stages, at any depth."""
-    if isinstance(part, dict):
-        test_cfg = part.get('test_cfg')
-        if isinstance(test_cfg, dict) and test_cfg.get('rpn') and \
-                test_cfg.get('rcnn'):
-            yield test_cfg
-        part = list(part.values())
-    if isinstance(part, (list, tuple)):
-        for each in part:
-            yield from _two_stage(each)

@@ -1,4 +1,6 @@
-"""Tables for a terminal."""
+"""Tables for a terminal, and for a page."""
+
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +16,12 @@ def new_table(title: str, texts: tuple[str, ...],
     for name in numbers:
         table.add_column(name, justify='right', no_wrap=True)
     return table
+
+
+def to_markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table for a page."""
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def print_table(table: Table) -> None:

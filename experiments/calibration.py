@@ -25,7 +25,7 @@ from mmqsdt.models.counterpart import counterpart_config
 from mmqsdt.utils.configs import find_config, parts
 from mmqsdt.utils.frameworks import check_framework
 
-from .markdown import write_table
+from .markdown import add_page, write_table
 from .seeds import METRICS, last_scores
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
@@ -39,28 +39,36 @@ SHARE, RATE = 0.1, 0.25
 
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
+    add_runs(parser, 'calibration')
+    return parser.parse_args()
+
+
+def add_runs(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add what says which tasks run, and where all goes; see :class:`Runs`."""
     parser.add_argument(
         '--tasks', nargs='+', choices=TASKS, default=list(TASKS),
         help='default: all three')
     parser.add_argument(
-        '--out', type=Path, default='docs/calibration.json',
-        help='the scores; default: docs/calibration.json')
+        '--out', type=Path, default=f'docs/{name}.json',
+        help='the figures; default: %(default)s')
+    add_page(parser)
     parser.add_argument(
-        '--page', type=Path, help='.md file to put the table into, between '
-        'its marks of the name of --out; default: --out as .md')
-    parser.add_argument(
-        '--work-dir', type=Path, default='work_dirs/calibration',
-        help='of configs and trainings; default: work_dirs/calibration')
-    return parser.parse_args()
+        '--work-dir', type=Path, default=f'work_dirs/{name}',
+        help='of configs and trainings; default: %(default)s')
 
 
-def with_setting(cfg: Config, bits: int, levels: int) -> Config:
-    """Set these weights and neurons wherever the config has any."""
+def with_setting(cfg: Config, bits: int | str | None, levels: int,
+                 time_steps: int = 1) -> Config:
+    """Set these weights, neurons and steps wherever the config has any."""
     cfg = deepcopy(cfg)
     for part in parts(cfg.model):
-        if str(part.get('type')).startswith(('mmqsdt.QSD', 'mmqsdt.Spike')):
+        kind = str(part.get('type'))
+        if kind.startswith(('mmqsdt.QSD', 'mmqsdt.Spike')):
             part['weight_bits'] = bits
-            part['neuron'] = dict(part['neuron'], levels=levels)
+            part['neuron'] = dict(part.get('neuron') or dict(
+                type='mmqsdt.IELIF'), levels=levels)
+        if kind == 'mmqsdt.QSDTransformer':
+            part['time_steps'] = time_steps
     return cfg
 
 
@@ -131,13 +139,20 @@ class Runs:
             print(f'{task} {name}: {known[name]}', flush=True)
 
 
+def train(cfg: Config, config: Path, work_dir: Path,
+          *options: str | Path) -> dict[str, float]:
+    """Write a config, train it and return the scores."""
+    config.parent.mkdir(parents=True, exist_ok=True)
+    cfg.dump(config)
+    run_tool('train', work_dir.with_suffix('.log'), config, '--work-dir',
+             work_dir, *options)
+    return last_scores(work_dir)
+
+
 def train_ann(cfg: Config, folder: Path) -> dict[str, float]:
     """Train the counterpart, or resume; return its scores."""
-    config = folder / 'ann.py'
-    counterpart_config(cfg).dump(config)
-    run_tool('train', folder / 'ann.log', config, '--work-dir',
-             folder / 'ann', '--resume')
-    return last_scores(folder / 'ann')
+    return train(counterpart_config(cfg), folder / 'ann.py', folder / 'ann',
+                 '--resume')
 
 
 def calibrated(cfg: Config, ann: Path, place: Path) -> dict[str, float]:
@@ -153,18 +168,13 @@ def calibrated(cfg: Config, ann: Path, place: Path) -> dict[str, float]:
 
 def trained(cfg: Config, ann: Path, place: Path) -> dict[str, float]:
     """Train for a tenth of the iterations from there; return the scores."""
-    place.mkdir(parents=True, exist_ok=True)
-    config = place / 'short.py'
-    shortened(cfg).dump(config)
-    run_tool('train', place / 'train.log', config, '--work-dir',
-             place / 'train', '--from-ann', ann)
-    return last_scores(place / 'train')
+    return train(shortened(cfg), place / 'short.py', place / 'train',
+                 '--from-ann', ann)
 
 
 def run_task(task: str, runs: Runs, folder: Path) -> None:
     """Run all of a task that is not known yet."""
     cfg = Config.fromfile(find_config(TASKS[task]))
-    folder.mkdir(parents=True, exist_ok=True)
     runs.get(task, 'ann', train_ann, cfg, folder)
     for bits, levels in SETTINGS:
         name = f'{bits} bits, D {levels}'

@@ -17,7 +17,7 @@ from pathlib import Path
 from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.utils.configs import find_config
 
-from .markdown import write_table
+from .markdown import add_page, write_table
 from .seeds import last_scores, seeds_table
 
 TRAIN = Path(__file__).resolve().parents[1] / 'tools/train.py'
@@ -31,9 +31,7 @@ def parse_args() -> argparse.Namespace:
         '--seeds', type=int, default=3, help='how many; default: 3')
     parser.add_argument(
         '--out', type=Path, required=True, help='the scores: a .json')
-    parser.add_argument(
-        '--page', type=Path, help='.md file to put the table into, between '
-        'its marks of the name of --out; default: --out as .md')
+    add_page(parser)
     parser.add_argument(
         '--work-dir', type=Path, default='work_dirs/compare',
         help='of the trainings; default: work_dirs/compare')

@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmqsdt.checkpoints.fit import load_for_test
+from mmqsdt.checkpoints.fit import build_trained
 from mmqsdt.checkpoints.resume import find_checkpoint
 from mmqsdt.cli.ending import ToolParser, command
 from mmqsdt.deploy import to_form
@@ -27,14 +27,15 @@ from mmqsdt.layers.lsq import width_name
 from mmqsdt.measure.energy import measure_energy
 from mmqsdt.measure.paper_table import paper_row
 from mmqsdt.measure.regions import fix_regions
-from mmqsdt.utils.build import build_model, load_batches
-from mmqsdt.utils.configs import find_config, parts
+from mmqsdt.utils.build import load_batches
+from mmqsdt.utils.configs import find_config
 from mmqsdt.utils.frameworks import check_framework
+from mmqsdt.utils.tables import to_markdown
 
 from .benchmark import alternate
-from .calibration import TASKS, Runs, run_tool
+from .calibration import TASKS, Runs, add_runs, train, with_setting
 from .markdown import write_table
-from .seeds import METRICS, last_scores
+from .seeds import METRICS
 
 
 class Setting(NamedTuple):
@@ -57,9 +58,7 @@ ROUNDS = 5
 
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
-    parser.add_argument(
-        '--tasks', nargs='+', choices=TASKS, default=list(TASKS),
-        help='default: all three')
+    add_runs(parser, 'costs')
     parser.add_argument(
         '--settings', nargs='+', type=int, choices=range(len(SETTINGS)),
         default=list(range(len(SETTINGS))),
@@ -69,32 +68,9 @@ def parse_args() -> argparse.Namespace:
         '--epochs', type=int, help='of a trial: fewer than the config has; '
         'for another --out than that of the page')
     parser.add_argument(
-        '--out', type=Path, default='docs/costs.json',
-        help='the figures; default: docs/costs.json')
-    parser.add_argument(
-        '--page', type=Path, help='.md file to put the table into, between '
-        'its marks of the name of --out; default: --out as .md')
-    parser.add_argument(
-        '--work-dir', type=Path, default='work_dirs/costs',
-        help='of configs and trainings; default: work_dirs/costs')
-    parser.add_argument(
         '--table', action='store_true',
         help='write the table of what there is, and run nothing')
     return parser.parse_args()
-
-
-def with_setting(cfg: Config, setting: Setting) -> Config:
-    """Give the config these weights, neurons and steps, where it has such."""
-    cfg = deepcopy(cfg)
-    for part in parts(cfg.model):
-        kind = str(part.get('type'))
-        if kind.startswith(('mmqsdt.QSD', 'mmqsdt.Spike')):
-            part['weight_bits'] = setting.bits
-            part['neuron'] = dict(part.get('neuron') or dict(
-                type='mmqsdt.IELIF'), levels=setting.levels)
-        if kind == 'mmqsdt.QSDTransformer':
-            part['time_steps'] = setting.steps
-    return cfg
 
 
 def shortened(cfg: Config, epochs: int | None) -> Config:
@@ -106,12 +82,8 @@ def shortened(cfg: Config, epochs: int | None) -> Config:
 
 def run(cfg: Config, place: Path) -> dict[str, float]:
     """Train, test and measure one setting."""
-    place.mkdir(parents=True, exist_ok=True)
     config = place / 'config.py'
-    cfg.dump(config)
-    run_tool('train', place / 'train.log', config, '--work-dir',
-             place / 'train', '--resume')
-    return last_scores(place / 'train') | measure(
+    return train(cfg, config, place / 'train', '--resume') | measure(
         Config.fromfile(config), find_checkpoint(str(place / 'train')))
 
 
@@ -119,8 +91,7 @@ def measure(cfg: Config, checkpoint: str) -> dict[str, float]:
     """Spikes, bytes, energy and time of a trained model."""
     check_framework(cfg)
     fix_regions(cfg)
-    model = build_model(cfg)
-    load_for_test(model, checkpoint)
+    model = build_trained(cfg, checkpoint)
     batches = load_batches(cfg, 'test', 16)
     row = paper_row('', model, measure_energy(model, batches))
     return dict(
@@ -156,9 +127,9 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = dict(
 def table(found: dict[str, dict[str, dict[str, float]]],
           tasks: tuple[str, ...] = tuple(TASKS)) -> str:
     """In Markdown: a line for each task and setting."""
-    lines = [['task', 'weights', 'T x D', 'score', *(
-        title for title, _ in COLUMNS.values())]]
-    lines.append(['---'] * len(lines[0]))
+    head = ['task', 'weights', 'T x D', 'score', *(
+        title for title, _ in COLUMNS.values())]
+    lines = []
     for task in tasks:
         for setting in SETTINGS:
             known = found.get(task, {}).get(str(setting))
@@ -169,7 +140,7 @@ def table(found: dict[str, dict[str, dict[str, float]]],
                 *(text(known[key]) for key, (_, text) in COLUMNS.items())]
             lines.append([task, width_name(setting.bits),
                           f'{setting.steps} x {setting.levels}', *cells])
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return to_markdown(head, lines)
 
 
 @command
@@ -186,7 +157,7 @@ def main() -> None:
         check_framework(cfg)
         for i in args.settings:
             setting = SETTINGS[i]
-            changed = shortened(with_setting(cfg, setting), args.epochs)
+            changed = shortened(with_setting(cfg, *setting), args.epochs)
             runs.get(task, str(setting), run, changed,
                      args.work_dir / task / str(i))
             write(table(runs.scores))

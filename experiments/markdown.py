@@ -1,6 +1,14 @@
 """Tables that a program keeps up to date inside a page."""
 
+import argparse
 from pathlib import Path
+
+
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """Add ``--page`` to a tool that has ``--out``, a .json."""
+    parser.add_argument(
+        '--page', type=Path, help='.md file to put the table into, between '
+        'its marks of the name of --out; default: --out as .md')
 
 
 def write_table(table: str, path: str | Path, name: str = 'tables') -> None:

@@ -31,7 +31,7 @@ def test_a_setting_holds_for_the_whole_model(task, setting):
     pytest.importorskip(f'{framework}.models')
     cfg = Config.fromfile(find_config(costs.TASKS[task]))
     before = cfg.pretty_text
-    model = build_model(costs.with_setting(cfg, setting))
+    model = build_model(costs.with_setting(cfg, *setting))
     layers = [m for m in model.modules() if isinstance(m, LSQWeight)]
     neurons = [m for m in model.modules() if isinstance(m, IELIF)]
     assert {layer.bits for layer in layers} == {setting.bits}
@@ -43,7 +43,7 @@ def test_a_setting_holds_for_the_whole_model(task, setting):
 
 def test_the_first_setting_is_the_demo():
     cfg = Config.fromfile(find_config(costs.TASKS['cls']))
-    changed = costs.with_setting(cfg, costs.SETTINGS[0])
+    changed = costs.with_setting(cfg, *costs.SETTINGS[0])
     one, other = (build_model(c).state_dict() for c in (cfg, changed))
     assert {k: v.shape for k, v in one.items()} == {
         k: v.shape for k, v in other.items()}
@@ -54,7 +54,7 @@ def test_figures_of_a_model(tmp_path, monkeypatch):
     pytest.importorskip('mmpretrain.models')
     cfg = costs.with_setting(
         Config.fromfile(find_config(costs.TASKS['cls'])),
-        costs.Setting('ternary'))
+        *costs.Setting('ternary'))
     cfg.model.backbone.arch = dict(
         embed_dims=(8, 16, 16, 16), depths=(1, 1), num_heads=2)
     cfg.model.head.in_channels = 16
